@@ -1,0 +1,1 @@
+"""The engine: facts, definitions, decisions and the shell that carries them out."""

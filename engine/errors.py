@@ -1,0 +1,73 @@
+"""The error tree: by whose fault it is, and what to do next.
+
+    FreshetError
+    ├── DefinitionError      the user's code: raised at load, names asset and file
+    ├── RequestError         a person asked for what does not exist (target, asset, partition, option)
+    ├── StreamError          the stream cannot be trusted or written: stop
+    │   ├── ConflictError    the head moved: read again, decide again
+    │   ├── FencedError      a newer writer took over: this one must stop
+    │   └── InUseError       another process is the writer of this stream
+    ├── StoreError           a value cannot be staged, published or loaded
+    └── SensorError          a sensor cannot go on by itself
+
+A failing run is an event, never an exception that reaches the daemon.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FreshetError(Exception):
+    """What was seen (`message`), why it matters or where it comes from (`cause`), what to do (`hint`)."""
+
+    def __init__(self, message: str, *, cause: str | None = None, hint: str | None = None) -> None:
+        self.message = message
+        self.cause = cause
+        self.hint = hint
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        if self.cause:
+            lines.append(f"cause: {self.cause}")
+        if self.hint:
+            lines.append(f"hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class DefinitionError(FreshetError):
+    """The project as declared cannot work; raised when it is loaded, before anything runs."""
+
+
+class RequestError(FreshetError):
+    """A person or program asked for something that does not exist or makes no sense."""
+
+
+class StreamError(FreshetError):
+    """The stream is corrupt, unreadable, unwritable, or from a newer release."""
+
+
+class ConflictError(StreamError):
+    """The head was not the expected one; nothing was appended."""
+
+
+class FencedError(StreamError):
+    """A writer with a newer epoch has taken over; nothing was appended."""
+
+
+class InUseError(StreamError):
+    """Another process holds the stream for writing."""
+
+
+class StoreError(FreshetError):
+    """A value could not be staged, published or loaded."""
+
+
+class SensorError(FreshetError):
+    """A sensor met something it cannot pass over silently."""
+
+
+def did_you_mean(seen: str, known: Iterable[str]) -> str | None:
+    """A hint naming the nearest known word, or None when nothing is near."""
+    near = get_close_matches(seen, list(known), n=1, cutoff=0.6)
+    return f"did you mean '{near[0]}'?" if near else None

@@ -1,0 +1,397 @@
+"""Every event Freshet records: past tense, frozen, explicitly tagged, all in this one file.
+
+An event is data about something that happened; what it means is a matter for the projections.
+Rules for whoever adds one: a past-tense name that is also its tag, a default for every field that
+is added later, a new type when a meaning changes, a line in `tests/golden/events-1.jsonl`.
+Positions inside events refer to earlier events. Times are microseconds since the epoch, UTC.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from freshet.engine.keys import WHOLE, AssetKey, AssetPartition, PartitionKey
+from freshet.engine.specs import AssetSpec, Plain
+
+EVERY: PartitionKey = "*"
+"""Stands in `Input.partition` for all partitions the upstream had when the run started."""
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
+    """What all events share: nothing but being one. `omit_defaults` keeps the stream small."""
+
+
+# --- definitions ------------------------------------------------------------------------------
+
+
+class GraphDeployed(Event, tag="GraphDeployed"):
+    """The definitions as data; appended only when their digest differs from the last one."""
+
+    digest: str
+    assets: tuple[AssetSpec, ...]
+
+
+# --- versions ---------------------------------------------------------------------------------
+
+
+class SourceChanged(Event, tag="SourceChanged"):
+    """A source partition was seen with this data version; the empty version says it is gone."""
+
+    asset: AssetKey
+    partition: PartitionKey = WHOLE
+    data_version: str = ""
+    metadata: dict[str, Plain] = {}
+
+
+class Observed(Event, tag="Observed"):
+    """Someone looked at an asset partition that Freshet did not produce just now and saw this version."""
+
+    asset: AssetKey
+    partition: PartitionKey = WHOLE
+    data_version: str = ""
+    metadata: dict[str, Plain] = {}
+
+
+class Input(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
+    """One consumed input: the version of one upstream partition, recorded at `position`.
+
+    For an edge over all partitions, `partition` is `EVERY`, `data_version` the additive fingerprint
+    of all `count` versions in hexadecimal, and `position` that of the newest among them; the single
+    versions are those current in the stream just before the run started.
+    """
+
+    asset: AssetKey
+    partition: PartitionKey
+    data_version: str
+    position: int
+    count: int = 1
+
+
+class Materialized(Event, tag="Materialized"):
+    """Run `run` produced this data version of an asset partition from exactly these inputs."""
+
+    asset: AssetKey
+    partition: PartitionKey = WHOLE
+    run: int = 0
+    data_version: str = ""
+    code_version: str = ""
+    inputs: tuple[Input, ...] = ()
+    metadata: dict[str, Plain] = {}
+
+
+class CheckEvaluated(Event, tag="CheckEvaluated"):
+    """A check looked at a value of an asset partition."""
+
+    check: str
+    asset: AssetKey
+    partition: PartitionKey = WHOLE
+    run: int = 0
+    passed: bool = True
+    blocking: bool = False
+    metadata: dict[str, Plain] = {}
+
+
+# --- runs -------------------------------------------------------------------------------------
+
+
+class Target(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One asset partition a run sets out to produce, and the debt it sets out to pay.
+
+    `fingerprint` is that of the inputs as the deciding view saw them, in hexadecimal.
+    """
+
+    asset: AssetKey
+    partition: PartitionKey = WHOLE
+    owed: int = 0
+    fingerprint: str = ""
+    code_version: str = ""
+
+
+class Cause(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
+    """An input that changed since the target was last built, and the position that changed it."""
+
+    asset: AssetKey
+    partition: PartitionKey
+    position: int
+
+
+class RunStarted(Event, tag="RunStarted"):
+    """A run is about to execute; its own position is its id and its fencing token.
+
+    `causes` names the newest changed inputs, at most `MAX_CAUSES`; `changed` counts all of them.
+    `reason` says in a word what made it start: missing, changed, code, demanded, invalidated, retry.
+    """
+
+    targets: tuple[Target, ...]
+    attempt: int = 1
+    policy: str = "eager"
+    reason: str = "changed"
+    causes: tuple[Cause, ...] = ()
+    changed: int = 0
+
+
+class RunSucceeded(Event, tag="RunSucceeded"):
+    """All targets of the run were materialized."""
+
+    run: int
+    duration_us: int = 0
+
+
+FailureKind = Literal["error", "timeout", "exit", "value", "input", "store"]
+
+
+class RunFailed(Event, tag="RunFailed"):
+    """The run produced nothing. `retry_at`: when it may be tried again by itself; none: it stays blocked."""
+
+    run: int
+    kind: FailureKind = "error"
+    error: str = ""
+    detail: str = ""
+    duration_us: int = 0
+    retry_at: int | None = None
+
+
+class RunCancelled(Event, tag="RunCancelled"):
+    """A person stopped the run; the same inputs are not retried."""
+
+    run: int
+    reason: str = ""
+
+
+class RunAbandoned(Event, tag="RunAbandoned"):
+    """The run was cut off (crash, forced stop); its debt stands and nothing it made was published."""
+
+    run: int
+    reason: str = ""
+
+
+# --- wishes -----------------------------------------------------------------------------------
+
+
+class Demanded(Event, tag="Demanded"):
+    """A person asked for these asset partitions to be built, whether they owe or not."""
+
+    targets: tuple[AssetPartition, ...]
+    reason: str = ""
+
+
+class DemandCancelled(Event, tag="DemandCancelled"):
+    """What the demand at position `demand` has not yet got is no longer wanted."""
+
+    demand: int
+    reason: str = ""
+
+
+class Invalidated(Event, tag="Invalidated"):
+    """A person declared these values wrong: they are rebuilt even from equal inputs."""
+
+    targets: tuple[AssetPartition, ...]
+    reason: str = ""
+
+
+class PartitionsAdded(Event, tag="PartitionsAdded"):
+    """These partitions of an open definition exist from now on."""
+
+    asset: AssetKey
+    keys: tuple[PartitionKey, ...]
+
+
+class PartitionsRemoved(Event, tag="PartitionsRemoved"):
+    """These partitions of an open definition are gone; their history is kept."""
+
+    asset: AssetKey
+    keys: tuple[PartitionKey, ...]
+
+
+class Paused(Event, tag="Paused"):
+    """Nothing is started in this scope (an asset key, `group:x`, `sensor:x`, or `*`) until resumed."""
+
+    scope: str
+    reason: str = ""
+    until: int | None = None
+
+
+class Resumed(Event, tag="Resumed"):
+    """The scope is live again; what it owes is paid once."""
+
+    scope: str
+    reason: str = ""
+
+
+# --- sensors ----------------------------------------------------------------------------------
+
+
+class CursorMoved(Event, tag="CursorMoved"):
+    """A sensor's place in the outside source moved: changed items only, none for a removed one.
+
+    A cursor is a map of item to place (a file's path to its signature, a topic partition to its
+    offset); the map is the fold of these events and is kept beside the stream in the same transaction.
+    """
+
+    sensor: str
+    items: dict[str, str | None]
+
+
+class SensorFailed(Event, tag="SensorFailed"):
+    """A sensor stopped working; recorded once per episode, retried with backoff."""
+
+    sensor: str
+    error: str = ""
+
+
+class SensorRecovered(Event, tag="SensorRecovered"):
+    """A failed sensor works again."""
+
+    sensor: str
+
+
+# --- promises and the engine's own life -------------------------------------------------------
+
+
+class FreshnessBreached(Event, tag="FreshnessBreached"):
+    """An asset partition is further behind than its policy promises; `owed` is the change it lacks."""
+
+    asset: AssetKey
+    partition: PartitionKey = WHOLE
+    promise: str = ""
+    owed: int = 0
+
+
+class FreshnessRestored(Event, tag="FreshnessRestored"):
+    """The breach of this asset partition is over."""
+
+    asset: AssetKey
+    partition: PartitionKey = WHOLE
+    promise: str = ""
+
+
+class EngineStarted(Event, tag="EngineStarted"):
+    """A daemon became the reactor of this stream."""
+
+    version: str
+    pid: int = 0
+    host: str = ""
+
+
+class EngineStopped(Event, tag="EngineStopped"):
+    """The daemon stopped in order."""
+
+    reason: str = ""
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """An event of a type this release does not know, passed through untouched."""
+
+    type: str
+    data: bytes
+
+
+AnyEvent = (
+    GraphDeployed
+    | SourceChanged
+    | Observed
+    | Materialized
+    | CheckEvaluated
+    | RunStarted
+    | RunSucceeded
+    | RunFailed
+    | RunCancelled
+    | RunAbandoned
+    | Demanded
+    | DemandCancelled
+    | Invalidated
+    | PartitionsAdded
+    | PartitionsRemoved
+    | Paused
+    | Resumed
+    | CursorMoved
+    | SensorFailed
+    | SensorRecovered
+    | FreshnessBreached
+    | FreshnessRestored
+    | EngineStarted
+    | EngineStopped
+)
+
+MAX_CAUSES = 8
+"""Changed inputs named in one RunStarted: enough to read, small enough for 1 kB of stream per run."""
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """An event with its place in history: dense position, recorded time (µs), cause, actor, key, epoch."""
+
+    position: int
+    recorded_at: int
+    event: AnyEvent | Unknown
+    cause: int | None = None
+    actor: str | None = None
+    key: str | None = None
+    epoch: int = 0
+
+
+TYPES: dict[str, type[Any]] = {cls.__name__: cls for cls in AnyEvent.__args__}
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(AnyEvent)
+
+
+def encode(event: AnyEvent | Unknown) -> bytes:
+    """The stored bytes of an event: JSON with its type first, defaults left out."""
+    return event.data if isinstance(event, Unknown) else _encoder.encode(event)
+
+
+def decode(type_: str, data: bytes) -> AnyEvent | Unknown:
+    """The event stored as `data`; unknown fields are ignored, unknown types passed through.
+
+    Raises msgspec.DecodeError when the bytes are not an event of that type.
+    """
+    if type_ not in TYPES:
+        return Unknown(type_, bytes(data))
+    return _decoder.decode(data)
+
+
+def type_of(event: AnyEvent | Unknown) -> str:
+    """The event's type as stored in its own column."""
+    return event.type if isinstance(event, Unknown) else type(event).__name__
+
+
+def subject_of(event: AnyEvent | Unknown) -> str:
+    """What the event is about: `asset@partition`, the asset, the sensor or the scope; indexed in the stream."""
+    match event:
+        case (
+            SourceChanged() | Observed() | Materialized() | CheckEvaluated()
+            | FreshnessBreached() | FreshnessRestored()
+        ):
+            return f"{event.asset}@{event.partition}" if event.partition else event.asset
+        case RunStarted(targets=targets) | Demanded(targets=targets) | Invalidated(targets=targets):
+            if len(targets) != 1:
+                return ""
+            return str(AssetPartition(targets[0].asset, targets[0].partition))
+        case RunSucceeded(run=run) | RunFailed(run=run) | RunCancelled(run=run) | RunAbandoned(run=run):
+            return f"run {run}"
+        case PartitionsAdded(asset=asset) | PartitionsRemoved(asset=asset):
+            return asset
+        case CursorMoved(sensor=sensor) | SensorFailed(sensor=sensor) | SensorRecovered(sensor=sensor):
+            return sensor
+        case Paused(scope=scope) | Resumed(scope=scope):
+            return scope
+        case _:
+            return ""
+
+
+def cause_of(event: AnyEvent | Unknown) -> int | None:
+    """The earlier event that led to this one: the debt of a run, the run of a result."""
+    match event:
+        case RunStarted(targets=targets):
+            return min((target.owed for target in targets), default=0) or None
+        case (
+            Materialized(run=run) | CheckEvaluated(run=run) | RunSucceeded(run=run)
+            | RunFailed(run=run) | RunCancelled(run=run) | RunAbandoned(run=run)
+        ):
+            return run or None
+        case DemandCancelled(demand=demand):
+            return demand or None
+        case FreshnessBreached(owed=owed):
+            return owed or None
+        case _:
+            return None

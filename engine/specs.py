@@ -1,0 +1,47 @@
+"""Definitions as data: what `GraphDeployed` records, and all that a fold needs to know of user code."""
+
+from typing import Literal
+
+import msgspec
+
+from freshet.engine.keys import AssetKey
+from freshet.engine.partitions import Identity, PartitionMapping, Partitions
+from freshet.engine.policies import Eager, Policy
+
+Plain = str | int | float | bool | None
+"""What metadata values are made of; nested values are not needed and not allowed."""
+
+
+class Dependency(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One edge: the upstream asset, how partitions map, and the parameter that receives the value.
+
+    `parameter` is empty when the dependency's value is not loaded (`deps=`).
+    """
+
+    asset: AssetKey
+    mapping: PartitionMapping = Identity()
+    parameter: str = ""
+
+
+class AssetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One asset or source, as data. Only `deps`, `partitions` and `code_version` decide staleness."""
+
+    key: AssetKey
+    kind: Literal["asset", "source"] = "asset"
+    deps: tuple[Dependency, ...] = ()
+    partitions: Partitions | None = None
+    policy: Policy = Eager()
+    code_version: str = ""
+    retries: int = 0
+    retry_delay_ms: int = 1000
+    timeout_ms: int | None = None
+    group: str = "default"
+    tags: dict[str, str] = {}
+    owners: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    description: str = ""
+    metadata: dict[str, Plain] = {}
+
+    @property
+    def is_source(self) -> bool:
+        return self.kind == "source"

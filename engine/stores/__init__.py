@@ -1,0 +1,1 @@
+"""Stores: where the values of assets live."""

@@ -1,0 +1,1 @@
+"""Projections: folds of the event stream."""

@@ -1,0 +1,80 @@
+"""Runs: which are alive, how the last one of each asset partition ended, and how many of each kind."""
+
+from typing import Literal
+
+import msgspec
+
+from freshet.engine.events import (
+    Recorded,
+    RunAbandoned,
+    RunCancelled,
+    RunFailed,
+    RunStarted,
+    RunSucceeded,
+)
+from freshet.engine.keys import AssetPartition
+
+Outcome = Literal["running", "succeeded", "failed", "cancelled", "abandoned"]
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One run: its id (position of `RunStarted`), when it started (µs), what for, and how it ended."""
+
+    run: int
+    started_at: int
+    event: RunStarted
+    outcome: Outcome = "running"
+    ended: int = 0
+    duration_us: int = 0
+    error: str = ""
+    retry_at: int | None = None
+
+
+class Runs:
+    """The projection: `live` by run id, `last` by asset partition, `counts` by outcome."""
+
+    def __init__(self) -> None:
+        self.live: dict[int, Run] = {}
+        self.last: dict[AssetPartition, Run] = {}
+        self.counts: dict[Outcome, int] = {"succeeded": 0, "failed": 0, "cancelled": 0, "abandoned": 0}
+        self.run_us = 0
+        """Time spent in runs that ended, succeeded or failed, in µs."""
+
+    def apply(self, recorded: Recorded) -> None:
+        match recorded.event:
+            case RunStarted() as event:
+                run = Run(recorded.position, recorded.recorded_at, event)
+                self.live[run.run] = run
+                self._remember(run)
+            case RunSucceeded(run=id_, duration_us=duration):
+                self._end(id_, "succeeded", recorded, duration)
+            case RunFailed(run=id_, duration_us=duration, error=error, retry_at=retry_at):
+                self._end(id_, "failed", recorded, duration, error, retry_at)
+            case RunCancelled(run=id_, reason=reason):
+                self._end(id_, "cancelled", recorded, 0, reason)
+            case RunAbandoned(run=id_, reason=reason):
+                self._end(id_, "abandoned", recorded, 0, reason)
+            case _:
+                pass
+
+    def _end(
+        self,
+        id_: int,
+        outcome: Outcome,
+        recorded: Recorded,
+        duration_us: int,
+        error: str = "",
+        retry_at: int | None = None,
+    ) -> None:
+        run = self.live.pop(id_, None)
+        if run is None:
+            return  # the end of a run that had ended: refused, and already history
+        self.counts[outcome] += 1
+        self.run_us += duration_us
+        self._remember(
+            Run(id_, run.started_at, run.event, outcome, recorded.position, duration_us, error, retry_at)
+        )
+
+    def _remember(self, run: Run) -> None:
+        for target in run.event.targets:
+            self.last[AssetPartition(target.asset, target.partition)] = run

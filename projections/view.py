@@ -1,0 +1,52 @@
+"""The view: all projections folded together, the one thing the reactor and the answers read."""
+
+from freshet.engine.events import EngineStarted, EngineStopped, Recorded
+from freshet.engine.keys import AssetKey, PartitionKey
+from freshet.projections.catalog import Catalog
+from freshet.projections.causes import Status, status
+from freshet.projections.pauses import Pauses
+from freshet.projections.runs import Runs
+from freshet.projections.sensors import Sensors
+from freshet.projections.staleness import Staleness
+
+
+class View:
+    """The state of everything at `position`: a pure fold of the stream up to there."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.recorded_at = 0
+        self.staleness = Staleness()
+        self.runs = Runs()
+        self.catalog = Catalog()
+        self.sensors = Sensors()
+        self.pauses = Pauses()
+        self.engine: Recorded | None = None
+        """The last start or stop of a daemon."""
+
+    def apply(self, recorded: Recorded) -> None:
+        """Fold the next event. Events must come in order and without gaps."""
+        if recorded.position != self.position + 1:
+            raise ValueError(f"event {recorded.position} cannot follow position {self.position}")
+        self.position = recorded.position
+        self.recorded_at = recorded.recorded_at
+        self.staleness.apply(recorded)
+        self.runs.apply(recorded)
+        self.catalog.apply(recorded)
+        self.sensors.apply(recorded)
+        self.pauses.apply(recorded)
+        if isinstance(recorded.event, EngineStarted | EngineStopped):
+            self.engine = recorded
+
+    def status(self, asset: AssetKey, partition: PartitionKey) -> Status | None:
+        """Is this asset partition fresh, and if not, why? None when it does not exist."""
+        cell = self.staleness.cell(asset, partition)
+        return status(cell) if cell is not None else None
+
+    def lag_us(self, asset: AssetKey, partition: PartitionKey, now_us: int) -> int:
+        """How far behind the outside world it is: now minus the recorded time of what it owes; 0 if fresh."""
+        cell = self.staleness.cell(asset, partition)
+        if cell is None:
+            return 0
+        since = self.staleness.marked_at.get(min(cell.eff, cell.next))
+        return max(0, now_us - since) if since is not None else 0

@@ -1,0 +1,1 @@
+"""Sensors: async sources of changes."""
