@@ -1,0 +1,162 @@
+"""The daemon: opens the state folder, recovers, deploys the project, and keeps it fresh until told to stop."""
+
+import os
+import random
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from freshet.engine.events import AnyEvent, EngineStarted, EngineStopped, GraphDeployed, RunAbandoned
+from freshet.engine.loop import Loop
+from freshet.engine.project import Project
+from freshet.engine.socket import serve
+from freshet.engine.sqlite import SqliteStream
+from freshet.engine.stream import MAX_BATCH, EventStream, wall_clock
+from freshet.engine.supervisor import supervise
+from freshet.projections.view import View
+
+STREAM_FILE = "stream.db"
+"""The stream, inside the state folder."""
+
+GRACE_S = 30.0
+"""How long a stopping daemon waits for live runs before it leaves them to be abandoned."""
+
+log = structlog.get_logger("freshet.daemon")
+
+
+class Daemon:
+    """A running engine: its stream, its loop, and the way to end it.
+
+    `stop` drains: nothing new starts, live runs get `GRACE_S` to finish. A second `stop` does not wait.
+    """
+
+    def __init__(self, stream: EventStream, loop: Loop, tasks: TaskGroup) -> None:
+        self.stream = stream
+        self.loop = loop
+        self._tasks = tasks
+        self._stopping = anyio.Event()
+        self._now = anyio.Event()
+        self.stop_reason = ""
+
+    @property
+    def view(self) -> View:
+        """Everything known at the newest folded position."""
+        return self.loop.view
+
+    def stop(self, reason: str = "asked to stop") -> None:
+        """Begin to stop, or, the second time, stop without waiting for live runs."""
+        if self._stopping.is_set():
+            self._now.set()
+        self.stop_reason = self.stop_reason or reason
+        self.loop.draining = True
+        self._stopping.set()
+
+    async def stopped(self) -> None:
+        """Wait until someone calls `stop`, then until the live runs have ended or time is up."""
+        await self._stopping.wait()
+        live = len(self.view.runs.live)
+        if live:
+            log.info("waiting for live runs", runs=live, grace_s=GRACE_S)
+        with anyio.move_on_after(GRACE_S):
+            async with anyio.create_task_group() as waiting:
+                waiting.start_soon(self._cancel_when_hurried, waiting)
+                await self.loop.drained()
+                waiting.cancel_scope.cancel()
+
+    async def _cancel_when_hurried(self, waiting: TaskGroup) -> None:
+        await self._now.wait()
+        waiting.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def daemon(
+    project: Project,
+    state: Path,
+    *,
+    slots: int | None = None,
+    sensors: bool = True,
+    rng: random.Random | None = None,
+    clock: Callable[[], int] = wall_clock,
+) -> AsyncIterator[Daemon]:
+    """Run the project on the state folder for as long as the block lasts.
+
+    On entry the stream is open and folded, runs cut off by an earlier end are abandoned and the
+    definitions are deployed if they changed. On exit the stream is closed in order.
+    Raises InUseError when another process is the writer, StreamError when the stream cannot be used.
+    """
+    async with SqliteStream.open(state / STREAM_FILE, clock=clock) as stream:
+        view = await fold(stream)
+        await recover(stream, view, project)
+        rng = rng or random.Random()
+        loop = Loop(
+            view,
+            stream,
+            project.assets,
+            project.store,
+            slots=slots or project.slots,
+            clock=clock,
+            rng=rng,
+        )
+        async with anyio.create_task_group() as tasks:
+            running = Daemon(stream, loop, tasks)
+            listening = anyio.Event()
+            tasks.start_soon(lambda: serve(state, stream, ready=listening), name="socket")
+            await listening.wait()
+            tasks.start_soon(loop.run, name="loop")
+            for sensor in project.sensors if sensors else ():
+                tasks.start_soon(supervise, sensor, stream, rng, name=f"sensor {sensor.name}")
+            try:
+                yield running
+            finally:
+                tasks.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await stream.append([EngineStopped(running.stop_reason)])
+
+
+async def fold(stream: EventStream) -> View:
+    """The view of everything recorded so far. Raises StreamError naming the first bad position."""
+    view = View()
+    while view.position < stream.head:
+        for recorded in await stream.read(view.position, limit=MAX_BATCH):
+            view.apply(recorded)
+    return view
+
+
+async def recover(stream: EventStream, view: View, project: Project) -> None:
+    """Bring stream and project together, in one append: abandon cut-off runs, start, deploy what changed."""
+    for run in view.runs.live:
+        project.store.discard(run)
+    events: list[AnyEvent] = [
+        RunAbandoned(run, "cut off: the daemon ended before the run did") for run in view.runs.live
+    ]
+    events.append(EngineStarted(release(), os.getpid(), socket.gethostname()))
+    if project.graph.digest != view.catalog.digest:
+        events.append(GraphDeployed(project.graph.digest, tuple(project.graph.specs.values())))
+    for start in range(0, len(events), MAX_BATCH):
+        await stream.append(events[start : start + MAX_BATCH])
+    while view.position < stream.head:
+        for recorded in await stream.read(view.position):
+            view.apply(recorded)
+
+
+async def obey_signals(running: Daemon) -> None:
+    """SIGTERM and SIGINT drain; the second one stops at once."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for received in signals:
+            log.info("stopping", signal=signal.Signals(received).name)
+            running.stop(signal.Signals(received).name)
+
+
+def release() -> str:
+    """The installed version of Freshet."""
+    try:
+        return version("freshet")
+    except PackageNotFoundError:
+        return "unknown"

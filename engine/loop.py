@@ -1,0 +1,130 @@
+"""The loop that connects everything: fold what happened, decide, perform, wake when time alone matters."""
+
+import random
+from collections.abc import Callable, Mapping
+
+import anyio
+from anyio.abc import TaskGroup
+
+from freshet.engine.assets import Asset
+from freshet.engine.events import Recorded, RunAbandoned, RunStarted
+from freshet.engine.orders import order_of
+from freshet.engine.reactor import decide
+from freshet.engine.runner import Runner
+from freshet.engine.stores.store import Store
+from freshet.engine.stream import EventStream
+from freshet.projections.view import View
+
+Listener = Callable[[Recorded, View], None]
+"""Called for each event after it is folded; must be quick and must not raise."""
+
+
+class Loop:
+    """The reactor at work on one stream. `view` is always the fold of the stream up to its position.
+
+    `start_soon` it in a task group; it ends when cancelled, or with StreamError when the stream
+    can no longer be trusted. While `draining`, nothing new is started.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        stream: EventStream,
+        assets: Mapping[str, Asset],
+        store: Store,
+        *,
+        slots: int,
+        clock: Callable[[], int],
+        rng: random.Random | None = None,
+    ) -> None:
+        self.view = view
+        self.draining = False
+        self.listeners: list[Listener] = []
+        self._stream = stream
+        self._assets = assets
+        self._store = store
+        self._slots = slots
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._sent = view.position
+        self._wake_at: int | None = None
+        self._woken = anyio.Event()
+        self._acting = anyio.Lock()
+        self._quiet = anyio.Event()
+
+    async def run(self) -> None:
+        """Follow the stream until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            self.runner = Runner(
+                self._assets,
+                self._store,
+                self._stream,
+                tasks,
+                slots=self._slots,
+                rng=self._rng,
+                clock=self._clock,
+            )
+            tasks.start_soon(self._keep_time)
+            await self._act()
+            async for batch in self._stream.follow(after=self.view.position):
+                for recorded in batch:
+                    self._fold(recorded, tasks)
+                await self._act()
+
+    async def quiet(self) -> None:
+        """Wait until nothing runs, nothing is ready and everything recorded is folded."""
+        while not self._is_quiet():
+            self._quiet = anyio.Event()
+            await self._quiet.wait()
+
+    async def drained(self) -> None:
+        """Wait until no run is alive; for use after `draining` was set."""
+        while self.view.runs.live or self.view.position < self._stream.head:
+            self._quiet = anyio.Event()
+            await self._quiet.wait()
+
+    def _fold(self, recorded: Recorded, tasks: TaskGroup) -> None:
+        self.view.apply(recorded)
+        event = recorded.event
+        if isinstance(event, RunStarted):
+            order = order_of(self.view, recorded, event)
+            if order is not None and order.missing is None:
+                self.runner.launch(order)
+            else:
+                lost = f"its input {order.missing} was withdrawn" if order else "its target is gone"
+                tasks.start_soon(self._stream.append, [RunAbandoned(recorded.position, lost)])
+        for listener in self.listeners:
+            listener(recorded, self.view)
+
+    async def _act(self) -> None:
+        """Decide and perform. What was performed is appended, and comes back to be folded like all else."""
+        async with self._acting:
+            if self.view.position >= self._sent and not self.draining:
+                decision = decide(self.view, self._clock(), self._slots)
+                if decision.starts:
+                    self._sent = (await self._stream.append(decision.starts))[-1]
+                if decision.wake_at != self._wake_at:
+                    self._wake_at = decision.wake_at
+                    self._woken.set()
+        self._quiet.set()
+
+    def _is_quiet(self) -> bool:
+        staleness = self.view.staleness
+        return not (
+            self.view.position < max(self._stream.head, self._sent)
+            or self.view.runs.live
+            or staleness.ready
+            or staleness.retries
+        )
+
+    async def _keep_time(self) -> None:
+        """Sleep until the moment at which time alone changes the answer, or until that moment moves."""
+        while True:
+            self._woken = anyio.Event()
+            wake_at = self._wake_at
+            delay = None if wake_at is None else max(0.0, (wake_at - self._clock()) / 1_000_000)
+            with anyio.move_on_after(delay):
+                await self._woken.wait()
+                continue
+            self._wake_at = None
+            await self._act()

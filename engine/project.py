@@ -1,0 +1,56 @@
+"""A project: the definitions, the sensors that feed them, and where values live."""
+
+from collections.abc import Sequence
+
+from freshet.engine.assets import Asset, Source, resolve
+from freshet.engine.errors import DefinitionError
+from freshet.engine.policies import Eager, Policy
+from freshet.engine.stores.local import LocalStore
+from freshet.engine.stores.store import Store
+from freshet.sensors.sensor import Sensor
+
+DEFAULT_SLOTS = 8
+"""Runs alive at once unless the project says otherwise: some overlap of I/O without swamping a laptop."""
+
+
+class Project:
+    """Everything `freshet run` needs, checked when it is made.
+
+    `assets` are assets and sources; `freshness` is the policy of assets that name none; `slots` is
+    how many runs may be alive at once. Raises DefinitionError naming asset and file.
+    """
+
+    def __init__(
+        self,
+        assets: Sequence[Asset | Source],
+        *,
+        sensors: Sequence[Sensor] = (),
+        store: Store | None = None,
+        freshness: Policy | None = None,
+        slots: int = DEFAULT_SLOTS,
+    ) -> None:
+        if slots < 1:
+            raise DefinitionError(f"slots={slots}: nothing could ever run", hint="use 1 or more")
+        self.graph, self.assets = resolve(assets, freshness or Eager())
+        self.sensors = tuple(sensors)
+        self.store: Store = store if store is not None else LocalStore("data")
+        self.slots = slots
+        self._check_sensors()
+
+    def _check_sensors(self) -> None:
+        names: set[str] = set()
+        for sensor in self.sensors:
+            if sensor.name in names:
+                raise DefinitionError(
+                    f"two sensors are named '{sensor.name}'",
+                    cause="a sensor's cursor is stored under its name",
+                    hint="give one of them another name=",
+                )
+            names.add(sensor.name)
+            for source in sensor.sources:
+                spec = self.graph.specs.get(source)
+                if spec is None or not spec.is_source:
+                    raise DefinitionError(
+                        f"sensor '{sensor.name}' reports changes of '{source}', which is no source of the project",
+                        hint="add the source to Project(assets=[...])",
+                    )

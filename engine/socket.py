@@ -1,0 +1,125 @@
+"""The daemon's local socket: how other processes append while the daemon holds the stream.
+
+One JSON request per line, one JSON answer per line. The socket lies in the state folder, so who
+may write there may ask; there is no other authentication.
+"""
+
+import os
+import tempfile
+from hashlib import blake2b
+from pathlib import Path
+
+import anyio
+import msgspec
+from anyio.abc import ByteStream, SocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from freshet.engine.errors import FreshetError, RequestError
+from freshet.engine.events import (
+    DemandCancelled,
+    Demanded,
+    Invalidated,
+    Observed,
+    Paused,
+    Resumed,
+    SourceChanged,
+)
+from freshet.engine.stream import EventStream
+
+MAX_REQUEST_BYTES = 8 * 1024 * 1024
+"""A demand for 100,000 partitions fits; what is larger is not a request from us."""
+
+MAX_SOCKET_PATH = 100
+"""Bytes in the path of a Unix socket (108 on Linux, 104 on macOS, less a margin)."""
+
+Wish = SourceChanged | Observed | Demanded | DemandCancelled | Invalidated | Paused | Resumed
+"""What others may append: changes and wishes. Runs and materializations are the daemon's own."""
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Append these events for `actor`, once per `key`."""
+
+    events: tuple[Wish, ...]
+    actor: str | None = None
+    key: str | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The first and last position appended, or the error in its three parts."""
+
+    first: int = 0
+    last: int = 0
+    error: str = ""
+    cause: str | None = None
+    hint: str | None = None
+
+
+def socket_path(state: Path) -> Path:
+    """Where the daemon of this state folder listens; in the temporary folder if the path were too long."""
+    path = state.resolve() / "daemon.sock"
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+        return path
+    digest = blake2b(os.fsencode(path), digest_size=12).hexdigest()
+    return Path(tempfile.gettempdir()) / f"freshet-{os.getuid()}-{digest}.sock"
+
+
+async def serve(state: Path, stream: EventStream, *, ready: anyio.Event | None = None) -> None:
+    """Answer requests until cancelled; a socket left by a dead daemon is replaced."""
+    path = socket_path(state)
+    path.unlink(missing_ok=True)
+    listener = await anyio.create_unix_listener(path, mode=0o600)
+    try:
+        if ready is not None:
+            ready.set()
+        async with listener:
+            await listener.serve(lambda client: _converse(client, stream))
+    finally:
+        path.unlink(missing_ok=True)
+
+
+async def ask(state: Path, request: Request) -> range:
+    """Append through the daemon and return the positions.
+
+    Raises ConnectionError when no daemon listens, RequestError as the daemon says.
+    """
+    async with await anyio.connect_unix(socket_path(state)) as daemon:
+        await daemon.send(msgspec.json.encode(request) + b"\n")
+        line = await BufferedByteReceiveStream(daemon).receive_until(b"\n", MAX_REQUEST_BYTES)
+    answer = msgspec.json.decode(line, type=Answer)
+    if answer.error:
+        raise RequestError(answer.error, cause=answer.cause, hint=answer.hint)
+    return range(answer.first, answer.last + 1)
+
+
+async def _converse(client: SocketStream, stream: EventStream) -> None:
+    async with client:
+        lines = BufferedByteReceiveStream(client)
+        while True:
+            try:
+                line = await lines.receive_until(b"\n", MAX_REQUEST_BYTES)
+            except (anyio.IncompleteRead, anyio.EndOfStream, anyio.ClosedResourceError):
+                return
+            except anyio.DelimiterNotFound:
+                await _say(client, Answer(error=f"a request is longer than {MAX_REQUEST_BYTES} bytes"))
+                return
+            await _say(client, await _answer(line, stream))
+
+
+async def _say(client: ByteStream, answer: Answer) -> None:
+    try:
+        await client.send(msgspec.json.encode(answer) + b"\n")
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        return  # whoever asked has gone; what was appended stays appended
+
+
+async def _answer(line: bytes, stream: EventStream) -> Answer:
+    try:
+        request = msgspec.json.decode(line, type=Request)
+        if not request.events:
+            return Answer(error="a request appends no event")
+        positions = await stream.append(request.events, key=request.key, actor=request.actor)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return Answer(error="a request could not be read", cause=str(error))
+    except FreshetError as error:
+        return Answer(error=error.message, cause=error.cause, hint=error.hint)
+    return Answer(positions[0], positions[-1])

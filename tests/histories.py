@@ -1,0 +1,156 @@
+"""Random histories: graphs, changes, runs, failures, cutoffs, wishes and redeployments, from one seed."""
+
+import random
+from hashlib import blake2b
+
+from freshet.engine import events as e
+from freshet.engine.keys import AssetPartition
+from freshet.engine.partitions import All, Identity, daily, default_mapping, static
+from freshet.engine.policies import Eager, Manual
+from freshet.engine.reactor import decide
+from freshet.engine.specs import AssetSpec, Dependency
+from freshet.projections.cells import Cell, fingerprint
+from freshet.projections.view import View
+
+DAYS = ["2024-01-01", "2024-01-02", "2024-01-03"]
+SHAPES = [None, daily("2024-01-01"), daily("2024-01-01", end="2024-01-03"), static(["a", "b"])]
+KEYS = {0: [""], 1: DAYS, 2: DAYS[:2], 3: ["a", "b"]}
+
+
+class History:
+    """A growing history and the view that folds it; `say` records one event."""
+
+    def __init__(self, rng: random.Random, size: int) -> None:
+        self.rng = rng
+        self.view = View()
+        self.recorded: list[e.Recorded] = []
+        self.now = 1_000_000
+        self.coarse: dict[str, int] = {}
+        self.specs: list[AssetSpec] = []
+        for number in range(size):
+            self.specs.append(self._spec(number))
+        self.deploy()
+
+    def say(self, event: e.AnyEvent) -> e.Recorded:
+        self.now += self.rng.choice([0, 1000, 50_000, 300_000])
+        recorded = e.Recorded(self.view.position + 1, self.now, event, e.cause_of(event))
+        self.recorded.append(recorded)
+        self.view.apply(recorded)
+        return recorded
+
+    def deploy(self) -> None:
+        self.say(e.GraphDeployed(str(len(self.recorded)), tuple(self.specs)))
+
+    # --- what can happen ------------------------------------------------------------------------
+
+    def step(self) -> None:
+        actions = [self.change] * 4 + [self.start] * 6 + [self.finish] * 6
+        actions += [self.fail, self.wish, self.redeploy, self.abandon]
+        self.rng.choice(actions)()
+
+    def change(self) -> None:
+        sources = [spec for spec in self.specs if spec.is_source]
+        spec = self.rng.choice(sources)
+        key = self.rng.choice(KEYS[SHAPES.index(spec.partitions)])
+        self.say(e.SourceChanged(spec.key, key, self.rng.choice(["1", "2", "3", ""])))
+
+    def start(self) -> None:
+        starts = decide(self.view, self.now, 1000).starts
+        if starts:
+            self.say(self.rng.choice(starts))
+
+    def finish(self) -> None:
+        live = self._live()
+        if live is not None:
+            run, target = live
+            cell = self.view.staleness.cell(target.asset, target.partition)
+            pinned = cell.pinned if cell is not None else 0
+            self.succeed(run, target, self.content(target, pinned))
+
+    def succeed(self, run: int, target: e.Target, version: str) -> None:
+        self.say(
+            e.Materialized(target.asset, target.partition, run, version, target.code_version)
+        )
+        self.say(e.RunSucceeded(run))
+
+    def fail(self) -> None:
+        live = self._live()
+        if live is not None:
+            retry_at = self.rng.choice([None, self.now + 100_000])
+            self.say(self.rng.choice([e.RunFailed(live[0], retry_at=retry_at), e.RunCancelled(live[0])]))
+
+    def abandon(self) -> None:
+        live = self._live()
+        if live is not None:
+            self.say(e.RunAbandoned(live[0]))
+
+    def wish(self) -> None:
+        assets = [spec for spec in self.specs if not spec.is_source]
+        if not assets:
+            return
+        spec = self.rng.choice(assets)
+        key = self.rng.choice(KEYS[SHAPES.index(spec.partitions)])
+        kind = self.rng.choice([e.Demanded, e.Demanded, e.Invalidated])
+        said = self.say(kind((AssetPartition(spec.key, key),)))
+        if kind is e.Demanded and self.rng.random() < 0.2:
+            self.say(e.DemandCancelled(said.position))
+
+    def redeploy(self) -> None:
+        index = self.rng.randrange(len(self.specs))
+        spec = self.specs[index]
+        if self.rng.random() < 0.3:
+            gone = spec.key
+            kept = [s for s in self.specs if s.key != gone]
+            self.specs = [_without(s, gone) for s in kept] or self.specs
+        elif not spec.is_source:
+            self.specs[index] = self._spec(int(spec.key[1:]), index)
+        if self.rng.random() < 0.3:
+            number = self.rng.randrange(8, 12)
+            if number not in {int(spec.key[1:]) for spec in self.specs}:
+                self.specs.append(self._spec(number))
+        if not any(spec.is_source for spec in self.specs):
+            self.specs.insert(0, AssetSpec(f"s{20 + len(self.recorded)}", "source"))
+        self.deploy()
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def content(self, target: e.Target, pinned: int) -> str:
+        """A deterministic value of code and inputs; coarse assets often map to an equal one (cutoff)."""
+        coarse = int(target.asset[1:]) % 3 == 0
+        text = f"{target.asset}|{target.partition}|{'' if coarse else target.code_version}|{pinned}"
+        digest = blake2b(text.encode(), digest_size=8).hexdigest()
+        return str(int(digest, 16) % 2) if coarse else digest
+
+    def _live(self) -> tuple[int, e.Target] | None:
+        live = list(self.view.runs.live.values())
+        if not live:
+            return None
+        run = self.rng.choice(live)
+        return run.run, run.event.targets[0]
+
+    def _spec(self, number: int, index: int | None = None) -> AssetSpec:
+        before = self.specs[: len(self.specs) if index is None else index]
+        shape = self.rng.choice(SHAPES)
+        key = f"a{number}"
+        ups = [up for up in before if up.key != key]
+        if index is None and (not ups or (number < 3 and self.rng.random() < 0.6)):
+            return AssetSpec(f"s{number}", "source", partitions=shape)
+        deps = []
+        for up in self.rng.sample(ups, min(len(ups), self.rng.choice([0, 1, 1, 2, 2, 3]))):
+            mapping = default_mapping(up.partitions, shape)
+            if mapping is None or self.rng.random() < 0.2:
+                mapping = All()
+            deps.append(Dependency(up.key, mapping))
+        policy = Manual() if self.rng.random() < 0.15 else Eager()
+        code = self.rng.choice(["x", "y"])
+        return AssetSpec(key, deps=tuple(deps), partitions=shape, policy=policy, code_version=code)
+
+
+def _without(spec: AssetSpec, gone: str) -> AssetSpec:
+    deps = tuple(dep for dep in spec.deps if dep.asset != gone)
+    return AssetSpec(
+        spec.key, spec.kind, deps, spec.partitions, spec.policy, spec.code_version
+    )
+
+
+__all__ = ["AssetPartition", "Cell", "History", "Identity", "fingerprint"]
