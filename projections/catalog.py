@@ -65,7 +65,9 @@ class Catalog:
             case GraphDeployed(digest=digest, assets=assets):
                 gone = {**self.removed, **self.definitions}
                 self.definitions = {spec.key: spec for spec in assets}
-                self.removed = {key: spec for key, spec in gone.items() if key not in self.definitions}
+                self.removed = {
+                    key: spec for key, spec in gone.items() if key not in self.definitions
+                }
                 self.digest = digest
                 self.deployed_at = recorded.position
             case (

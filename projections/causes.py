@@ -36,7 +36,9 @@ class StaleCause(msgspec.Struct, frozen=True, omit_defaults=True):
 class Blocker(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a cell waits for: the first cell upstream that cannot or has not yet moved, and why."""
 
-    what: Literal["failed", "missing_source", "not_materialized", "removed", "running", "queued", "retry"]
+    what: Literal[
+        "failed", "missing_source", "not_materialized", "removed", "running", "queued", "retry"
+    ]
     asset: AssetKey
     partition: PartitionKey
     position: int = 0
@@ -92,7 +94,10 @@ def stale_causes(cell: Cell) -> tuple[StaleCause, ...]:
     if cell.version is not None and cell.code != cell.home.spec.code_version:
         causes.append(StaleCause("code", *key, cell.eff if cell.eff < NOTHING else 0))
     if cell.version is not None and must_run(cell):
-        causes.extend(StaleCause("input", *cause_key(cause), cause.position) for cause in changed_inputs(cell)[0])
+        causes.extend(
+            StaleCause("input", *cause_key(cause), cause.position)
+            for cause in changed_inputs(cell)[0]
+        )
     if not causes and cell.eff < NOTHING:
         block = blocker(cell)
         origin = AssetPartition(block.asset, block.partition) if block is not None else key
@@ -180,7 +185,10 @@ def _own_blocker(cell: Cell, distance: int) -> Blocker | None:
 
 def _shut_by(
     cell: Cell,
-) -> tuple[tuple[Literal["missing_source", "not_materialized", "removed"], str, str, int] | None, list[Cell]]:
+) -> tuple[
+    tuple[Literal["missing_source", "not_materialized", "removed"], str, str, int] | None,
+    list[Cell],
+]:
     """The input nobody brings (if any), and the upstream cells whose debt keeps the gate shut."""
     shut: list[Cell] = []
     for link in cell.home.up:

@@ -36,7 +36,12 @@ class Runs:
     def __init__(self) -> None:
         self.live: dict[int, Run] = {}
         self.last: dict[AssetPartition, Run] = {}
-        self.counts: dict[Outcome, int] = {"succeeded": 0, "failed": 0, "cancelled": 0, "abandoned": 0}
+        self.counts: dict[Outcome, int] = {
+            "succeeded": 0,
+            "failed": 0,
+            "cancelled": 0,
+            "abandoned": 0,
+        }
         self.run_us = 0
         """Time spent in runs that ended, succeeded or failed, in µs."""
 
@@ -72,7 +77,16 @@ class Runs:
         self.counts[outcome] += 1
         self.run_us += duration_us
         self._remember(
-            Run(id_, run.started_at, run.event, outcome, recorded.position, duration_us, error, retry_at)
+            Run(
+                id_,
+                run.started_at,
+                run.event,
+                outcome,
+                recorded.position,
+                duration_us,
+                error,
+                retry_at,
+            )
         )
 
     def _remember(self, run: Run) -> None:

@@ -7,7 +7,7 @@ Invariant after each event: no cell is fresher than what it is made from, `eff(n
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from freshet.engine.events import (
     DemandCancelled,
@@ -35,50 +35,19 @@ from freshet.projections.cells import (
     AssetState,
     Cell,
     Failure,
-    downstream,
     fingerprint,
-    gate_open,
-    must_run,
     upstream_eff,
 )
-
-class Keepsake(NamedTuple):
-    """What an asset partition that is not defined (any more) last was, and was made from."""
-
-    version: str
-    consumed: int | None = None
-    code: str = ""
-    started_at: int = 0
+from freshet.projections.debts import Debts, Keepsake, belongs
 
 
-WAVE_US = 250_000
-"""Source changes recorded within this time of the first share its mark (DESIGN.md: 250 ms)."""
-
-MARKS_KEPT = 4096
-"""Recorded times of marks kept, at least, before those nobody owes any more are dropped."""
-
-
-class Staleness:
+class Staleness(Debts):
     """The projection. Read `states`, `ready`, `retries`; only `apply` changes anything."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.graph: Graph = EMPTY
-        self.states: dict[AssetKey, AssetState] = {}
-        self.attic: dict[AssetPartition, Keepsake] = {}
-        """What is known of asset partitions that are not defined now, should they return."""
-        self.ready: dict[Cell, None] = {}
-        """Cells whose policy wants them run and whose gate is open, the first to be so first."""
-        self.retries: dict[Cell, None] = {}
-        """The same, but their last attempt failed: startable at `failure.retry_at`."""
-        self.marked_at: dict[int, int] = {}
-        """Recorded time (µs) of positions that are or were owed."""
-        self._position = 0
         self._runs: dict[int, list[Cell]] = {}
-        self._ghosts: dict[AssetPartition, Cell] = {}
-        self._marks_limit = MARKS_KEPT
-        self._wave = 0
-        self._wave_until = -1
-        self._touched: dict[Cell, None] = {}
         self._folds: dict[type[Any], Callable[[Any, Recorded], None]] = {
             GraphDeployed: self._deployed,
             SourceChanged: self._observed,
@@ -101,9 +70,9 @@ class Staleness:
         fold = self._folds.get(type(recorded.event))
         if fold is None:
             return
-        self._position = recorded.position
+        self.position = recorded.position
         fold(recorded.event, recorded)
-        self._settle()
+        self.settle()
 
     def cell(self, asset: AssetKey, partition: PartitionKey) -> Cell | None:
         """The cell of an asset partition that is defined and exists, or None."""
@@ -120,15 +89,15 @@ class Staleness:
         cell = state.cells.get(event.partition)
         if event.data_version == ((cell.version or "") if cell is not None else ""):
             return
-        wave = self._wave_of(recorded)
+        wave = self.wave_of(recorded)
         if not event.data_version:
             self._withdraw(state, event.partition, recorded.position, wave)
             return
         if cell is None:
-            cell = self._open(state, event.partition, wave)
+            cell = self.open(state, event.partition, wave)
         state.set_version(cell, event.data_version, recorded.position)
-        self._touch_below(cell)
-        self._mark_below(cell, wave)
+        self.touch_below(cell)
+        self.mark_below(cell, wave)
 
     def _keep_unseen(self, event: SourceChanged | Observed) -> None:
         """A version of what no definition admits now: no news yet, but a later definition will ask."""
@@ -143,12 +112,12 @@ class Staleness:
         cell = state.cells[key]
         state.forget_version(cell)
         cell.changed_at = position
-        self._touch_below(cell)
-        self._mark_below(cell, wave)
+        self.touch_below(cell)
+        self.mark_below(cell, wave)
         if not state.is_source:
-            self._mark(cell, min(wave, upstream_eff(cell)))
+            self.mark(cell, min(wave, upstream_eff(cell)))
         elif state.is_open:
-            self._remove(cell, wave)
+            self.remove(cell, wave)
 
     def _materialized(self, event: Materialized, recorded: Recorded) -> None:
         cell = self._live(event.run, event.asset, event.partition)
@@ -168,7 +137,7 @@ class Staleness:
             cell.home.set_version(cell, event.data_version, recorded.position)
         self._end(cell, cell.next)
         if changed and cell.home.is_wall:
-            self._mark_below(cell, self._wave_of(recorded))
+            self.mark_below(cell, self.wave_of(recorded))
 
     # --- runs ---------------------------------------------------------------------------------
 
@@ -183,7 +152,7 @@ class Staleness:
             cell.next = upstream_eff(cell)
             cell.pinned = fingerprint(cell)
             cell.pinned_code = target.code_version
-            self._touched[cell] = None
+            self.touched[cell] = None
             cells.append(cell)
         self._runs[recorded.position] = cells
 
@@ -220,11 +189,11 @@ class Staleness:
         cell.next = NOTHING
         cell.owed = owed
         if cell.gone:
-            self._ghosts.pop(cell.key, None)
+            self.ghosts.pop(cell.key, None)
             return
         cell.home.note_eff(cell)
-        self._touched[cell] = None
-        self._touch_below(cell)
+        self.touched[cell] = None
+        self.touch_below(cell)
 
     def _live(self, run: int, asset: AssetKey, partition: PartitionKey) -> Cell | None:
         for cell in self._runs.get(run, ()):
@@ -244,7 +213,7 @@ class Staleness:
 
     def _targets(self, targets: Iterable[AssetPartition], recorded: Recorded) -> list[Cell]:
         """Make these cells owe a rebuild even from equal inputs; failures are forgiven."""
-        self._remember(recorded)
+        self.remember(recorded)
         cells = []
         for asset, partition in targets:
             state = self.states.get(asset)
@@ -252,12 +221,12 @@ class Staleness:
                 continue
             cell = state.cells.get(partition)
             if cell is None:
-                cell = self._open(state, partition, recorded.position)
+                cell = self.open(state, partition, recorded.position)
                 cell.explicit = True
             cell.forced = recorded.position
             cell.failure = None
-            self._mark(cell, min(recorded.position, upstream_eff(cell)))
-            self._touched[cell] = None
+            self.mark(cell, min(recorded.position, upstream_eff(cell)))
+            self.touched[cell] = None
             cells.append(cell)
         return cells
 
@@ -267,90 +236,32 @@ class Staleness:
                 if cell.demand == event.demand:
                     cell.demand = 0
                     cell.forced = 0 if cell.forced == event.demand else cell.forced
-                    self._touched[cell] = None
+                    self.touched[cell] = None
 
     # --- partitions ---------------------------------------------------------------------------
 
     def _partitions_added(self, event: PartitionsAdded, recorded: Recorded) -> None:
-        self._remember(recorded)
+        self.remember(recorded)
         state = self.states.get(event.asset)
         if state is not None:
             for key in filter(state.admits, event.keys):
-                self._open(state, key, recorded.position).explicit = True
+                self.open(state, key, recorded.position).explicit = True
 
     def _partitions_removed(self, event: PartitionsRemoved, recorded: Recorded) -> None:
         state = self.states.get(event.asset)
         if state is not None and state.is_open:
             for cell in [state.cells[key] for key in event.keys if key in state.cells]:
-                self._remove(cell, self._wave_of(recorded))
-
-    def _open(self, state: AssetState, key: PartitionKey, mark: int) -> Cell:
-        """Bring a partition into being, and with it those that open downstream definitions derive from it."""
-        cell = state.cells.get(key)
-        if cell is None:
-            cell = self._revive(state, key)
-            state.cells[key] = cell
-            self._touch_below(cell)
-            for link in state.down:
-                if not link.all_ and link.other.is_open and link.other.admits(key):
-                    self._open(link.other, key, mark)
-            if not state.is_source:
-                self._mark(cell, min(mark, upstream_eff(cell)))
-        return cell
-
-    def _revive(self, state: AssetState, key: PartitionKey) -> Cell:
-        """A cell for a partition that comes into being: a new one, or as far as it is remembered the old."""
-        name = AssetPartition(state.spec.key, key)
-        cell = self._ghosts.pop(name, None) or Cell(state, key)
-        cell.home = state
-        cell.gone = False
-        kept = self.attic.pop(name, None)
-        if kept is not None:
-            cell.consumed = kept.consumed
-            cell.code = kept.code
-            cell.started_at = kept.started_at
-            state.set_version(cell, kept.version, self._position)
-        return cell
-
-    def _retire(self, cell: Cell) -> None:
-        """Take a cell out of the game, remembering what it made; a live run may still end."""
-        if cell.version is not None:
-            self.attic[cell.key] = Keepsake(cell.version, cell.consumed, cell.code, cell.started_at)
-        cell.home.forget_version(cell)
-        cell.home.recent.pop(cell.partition, None)
-        cell.gone = True
-        cell.explicit = False
-        cell.owed = cell.next = NOTHING
-        cell.forced = cell.demand = 0
-        cell.consumed = cell.failure = None
-        self._touched.pop(cell, None)
-        self._unlist(cell)
-        if cell.running is not None:
-            self._ghosts[cell.key] = cell
-
-    def _remove(self, cell: Cell, wave: int) -> None:
-        """End a partition; what open definitions derived from it alone ends too."""
-        below = list(downstream(cell))
-        self._retire(cell)
-        del cell.home.cells[cell.partition]
-        for other in below:
-            if other.gone:
-                continue  # a deeper branch of the same removal came first
-            self._touched[other] = None
-            if _belongs(other):
-                self._mark(other, wave)
-            else:
-                self._remove(other, wave)
+                self.remove(cell, self.wave_of(recorded))
 
     # --- definitions --------------------------------------------------------------------------
 
     def _deployed(self, event: GraphDeployed, recorded: Recorded) -> None:
         old = self.graph
         self.graph = Graph.build(event.assets)
-        self._remember(recorded)
+        self.remember(recorded)
         for key in [key for key in self.states if key not in self.graph.specs]:
             for cell in self.states.pop(key).cells.values():
-                self._retire(cell)
+                self.retire(cell)
         states = {}
         for key, spec in self.graph.specs.items():
             states[key] = self.states.get(key) or AssetState(spec)
@@ -364,8 +275,8 @@ class Staleness:
     def _redefine(self, state: AssetState, before: AssetSpec | None, position: int) -> None:
         """Fit the cells to the new definition (upstreams first), and let those that changed owe it."""
         spec = state.spec
-        for cell in [cell for cell in state.cells.values() if not _belongs(cell)]:
-            self._remove(cell, position)
+        for cell in [cell for cell in state.cells.values() if not belongs(cell)]:
+            self.remove(cell, position)
         keys = dict.fromkeys(declared(spec.partitions))
         if spec.is_source:
             kept = [name.partition for name in self.attic if name.asset == spec.key]
@@ -374,107 +285,15 @@ class Staleness:
             if not link.all_ and state.is_open:
                 keys.update(dict.fromkeys(key for key in link.other.cells if state.admits(key)))
         for key in keys:
-            self._open(state, key, position)
+            self.open(state, key, position)
         state.rebuild_heap()
         changed = before is None or _staleness_part(before) != _staleness_part(spec)
         for cell in state.cells.values():
             if not spec.is_source:
-                self._mark(cell, min(position, upstream_eff(cell)) if changed else upstream_eff(cell))
-            self._touched[cell] = None
-
-    # --- push and pull ------------------------------------------------------------------------
-
-    def _wave_of(self, recorded: Recorded) -> int:
-        """The mark shared by all changes recorded within `WAVE_US` of the first of them."""
-        if recorded.recorded_at > self._wave_until:
-            self._wave = recorded.position
-            self._wave_until = recorded.recorded_at + WAVE_US
-            self._remember(recorded)
-        return self._wave
-
-    def _remember(self, recorded: Recorded) -> None:
-        if len(self.marked_at) >= self._marks_limit:
-            cells = [cell for state in self.states.values() for cell in state.cells.values()]
-            owed = {cell.eff for cell in cells} | {cell.next for cell in cells}
-            self.marked_at = {mark: at for mark, at in self.marked_at.items() if mark in owed}
-            self._marks_limit = max(MARKS_KEPT, 2 * len(self.marked_at))
-        self.marked_at[recorded.position] = recorded.recorded_at
-
-    def _mark_below(self, cell: Cell, mark: int) -> None:
-        for other in downstream(cell):
-            self._mark(other, mark)
-
-    def _mark(self, cell: Cell, mark: int) -> None:
-        """Push: the cell and all below owe `mark`, unless they owe as much already."""
-        stack = [cell]
-        while stack:
-            here = stack.pop()
-            if here.running is not None:
-                here.next = min(here.next, mark)
-            elif here.owed > mark:
-                here.owed = mark
-                here.home.note_eff(here)
-                self._touched[here] = None
-                if not here.home.is_wall:
-                    stack.extend(downstream(here))
-            else:
-                self._touched[here] = None  # its gate may have been open, and has just shut
-
-    def _touch_below(self, cell: Cell) -> None:
-        for other in downstream(cell):
-            self._touched[other] = None
-
-    def _settle(self) -> None:
-        """Pull: open gates, cut off what is equal, until nothing moves."""
-        while self._touched:
-            cell, _ = self._touched.popitem()
-            if cell.gone or cell.home.is_source:
-                continue
-            if cell.owed == NOTHING or cell.running is not None or not gate_open(cell):
-                self._unlist(cell)
-            elif must_run(cell):
-                self._list(cell)
-            else:
-                cell.owed = upstream_eff(cell)
-                cell.failure = None
-                cell.home.note_eff(cell)
-                self._unlist(cell)
-                if not cell.home.is_wall:
-                    self._touch_below(cell)
-
-    def _list(self, cell: Cell) -> None:
-        """Put a cell that would do something new where its policy and its last failure say."""
-        failure = cell.failure
-        tried = (fingerprint(cell), cell.home.spec.code_version)
-        if cell.home.is_wall and not cell.demand:
-            self._unlist(cell)
-        elif failure is None or (failure.fingerprint, failure.code_version) != tried:
-            self.retries.pop(cell, None)
-            self.ready.setdefault(cell)
-        else:
-            self.ready.pop(cell, None)
-            if failure.retry_at is not None:
-                self.retries.setdefault(cell)
-            else:
-                self.retries.pop(cell, None)
-
-    def _unlist(self, cell: Cell) -> None:
-        self.ready.pop(cell, None)
-        self.retries.pop(cell, None)
-
-
-def _belongs(cell: Cell) -> bool:
-    """Does the cell exist under the present definition of its asset?"""
-    if not cell.home.admits(cell.partition):
-        return False
-    if not cell.home.is_open or cell.explicit:
-        return True
-    return cell.version is not None if cell.home.is_source else _supported(cell)
-
-
-def _supported(cell: Cell) -> bool:
-    """Does any upstream still bring this partition of an open definition into being?"""
-    return any(not link.all_ and cell.partition in link.other.cells for link in cell.home.up)
+                self.mark(
+                    cell, min(position, upstream_eff(cell)) if changed else upstream_eff(cell)
+                )
+            self.touched[cell] = None
 
 
 def _staleness_part(spec: AssetSpec) -> tuple[object, ...]:

@@ -3,13 +3,14 @@
 import random
 from hashlib import blake2b
 
+import msgspec
+
 from freshet.engine import events as e
 from freshet.engine.keys import AssetPartition
-from freshet.engine.partitions import All, Identity, daily, default_mapping, static
+from freshet.engine.partitions import All, daily, default_mapping, mapping_problem, static
 from freshet.engine.policies import Eager, Manual
 from freshet.engine.reactor import decide
 from freshet.engine.specs import AssetSpec, Dependency
-from freshet.projections.cells import Cell, fingerprint
 from freshet.projections.view import View
 
 DAYS = ["2024-01-01", "2024-01-02", "2024-01-03"]
@@ -104,6 +105,7 @@ class History:
             self.specs = [_without(s, gone) for s in kept] or self.specs
         elif not spec.is_source:
             self.specs[index] = self._spec(int(spec.key[1:]), index)
+            self.specs = [_fitting(s, self.specs[index]) for s in self.specs]
         if self.rng.random() < 0.3:
             number = self.rng.randrange(8, 12)
             if number not in {int(spec.key[1:]) for spec in self.specs}:
@@ -146,11 +148,18 @@ class History:
         return AssetSpec(key, deps=tuple(deps), partitions=shape, policy=policy, code_version=code)
 
 
+def _fitting(spec: AssetSpec, reshaped: AssetSpec) -> AssetSpec:
+    """The spec with its edge to a reshaped upstream made all-to-one where identity no longer holds."""
+    deps = tuple(
+        Dependency(dep.asset, All())
+        if dep.asset == reshaped.key
+        and mapping_problem(dep.mapping, reshaped.partitions, spec.partitions)
+        else dep
+        for dep in spec.deps
+    )
+    return msgspec.structs.replace(spec, deps=deps)
+
+
 def _without(spec: AssetSpec, gone: str) -> AssetSpec:
     deps = tuple(dep for dep in spec.deps if dep.asset != gone)
-    return AssetSpec(
-        spec.key, spec.kind, deps, spec.partitions, spec.policy, spec.code_version
-    )
-
-
-__all__ = ["AssetPartition", "Cell", "History", "Identity", "fingerprint"]
+    return msgspec.structs.replace(spec, deps=deps)

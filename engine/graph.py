@@ -1,0 +1,169 @@
+"""The checked graph of definitions: pure data, the same whether it came from code or from the stream."""
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from graphlib import CycleError, TopologicalSorter
+from hashlib import blake2b
+from typing import NamedTuple
+
+import msgspec
+
+from freshet.engine.errors import DefinitionError, RequestError, did_you_mean
+from freshet.engine.keys import AssetKey
+from freshet.engine.partitions import PartitionMapping, describe, mapping_problem
+from freshet.engine.specs import AssetSpec
+
+
+class Edge(NamedTuple):
+    """One end of a dependency, seen from the other: the asset there, and how partitions map."""
+
+    asset: AssetKey
+    mapping: PartitionMapping
+
+
+class Graph:
+    """Definitions that fit together. Made by `build`; never changed.
+
+    `specs` is in topological order, upstream first; `digest` is equal for equal definitions.
+    """
+
+    def __init__(self, specs: Mapping[AssetKey, AssetSpec]) -> None:
+        self.specs = specs
+        self.digest = _digest(specs.values())
+        self.upstream: dict[AssetKey, tuple[Edge, ...]] = {
+            key: tuple(Edge(dep.asset, dep.mapping) for dep in spec.deps)
+            for key, spec in specs.items()
+        }
+        down: dict[AssetKey, list[Edge]] = {key: [] for key in specs}
+        for key, spec in specs.items():
+            for dep in spec.deps:
+                down[dep.asset].append(Edge(key, dep.mapping))
+        self.downstream = {key: tuple(edges) for key, edges in down.items()}
+
+    @classmethod
+    def build(
+        cls, specs: Iterable[AssetSpec], places: Mapping[AssetKey, str] | None = None
+    ) -> "Graph":
+        """Check the definitions and order them. `places` says where each was written (`file:line`).
+
+        Raises DefinitionError for a duplicate key, an unknown dependency, a cycle, a mapping that
+        cannot hold, or a source that depends on something.
+        """
+        places = places or {}
+        by_key: dict[AssetKey, AssetSpec] = {}
+        for spec in specs:
+            if spec.key in by_key:
+                raise DefinitionError(f"asset '{spec.key}' is defined twice{_at(spec.key, places)}")
+            by_key[spec.key] = spec
+        for spec in by_key.values():
+            _check_dependencies(spec, by_key, places)
+        return cls(_ordered(by_key, places))
+
+    def ancestors(self, key: AssetKey) -> set[AssetKey]:
+        """Everything the asset is made from, at any distance."""
+        return _reach(key, self.upstream)
+
+    def descendants(self, key: AssetKey) -> set[AssetKey]:
+        """Everything made from the asset, at any distance."""
+        return _reach(key, self.downstream)
+
+    def require(self, key: AssetKey) -> AssetSpec:
+        """The definition of an asset. Raises RequestError with the nearest known key."""
+        spec = self.specs.get(key)
+        if spec is None:
+            raise RequestError(
+                f"there is no asset '{key}'",
+                cause=f"{len(self.specs)} assets and sources are defined",
+                hint=did_you_mean(key, self.specs) or "list them with `freshet graph`",
+            )
+        return spec
+
+    def select(self, pattern: str) -> list[AssetKey]:
+        """The keys a pattern names, upstream first: a key, `analytics/*`, `group:g`, `tag:k=v`, `owner:o`, `kind:k`."""
+        return [key for key, spec in self.specs.items() if _selects(pattern, spec)]
+
+
+def _selects(pattern: str, spec: AssetSpec) -> bool:
+    word, colon, value = pattern.partition(":")
+    if not colon:
+        return fnmatchcase(spec.key, pattern)
+    match word:
+        case "group":
+            return fnmatchcase(spec.group, value)
+        case "owner":
+            return value in spec.owners
+        case "kind":
+            return value in spec.kinds
+        case "tag":
+            name, equals, wanted = value.partition("=")
+            return name in spec.tags and (not equals or spec.tags[name] == wanted)
+        case _:
+            return False
+
+
+def _check_dependencies(
+    spec: AssetSpec, by_key: Mapping[AssetKey, AssetSpec], places: Mapping[AssetKey, str]
+) -> None:
+    if spec.is_source and spec.deps:
+        raise DefinitionError(
+            f"source '{spec.key}' depends on '{spec.deps[0].asset}'{_at(spec.key, places)}",
+            cause="a source is produced outside Freshet",
+            hint="make it an asset, or drop the dependency",
+        )
+    for dep in spec.deps:
+        upstream = by_key.get(dep.asset)
+        if upstream is None:
+            raise DefinitionError(
+                f"asset '{spec.key}' depends on '{dep.asset}', which is not defined"
+                + _at(spec.key, places),
+                hint=did_you_mean(dep.asset, by_key) or "add it to Project(assets=[...])",
+            )
+        problem = mapping_problem(dep.mapping, upstream.partitions, spec.partitions)
+        if problem is not None:
+            raise DefinitionError(
+                f"the partitions of '{spec.key}' do not fit those of '{dep.asset}'"
+                + _at(spec.key, places),
+                cause=f"{problem} ({describe(upstream.partitions)} -> {describe(spec.partitions)})",
+                hint="say how they map: inputs={'name': fr.Input(key, mapping=fr.all_partitions())}",
+            )
+
+
+def _ordered(
+    by_key: Mapping[AssetKey, AssetSpec], places: Mapping[AssetKey, str]
+) -> dict[AssetKey, AssetSpec]:
+    sorter = TopologicalSorter(
+        {key: [dep.asset for dep in by_key[key].deps] for key in sorted(by_key)}
+    )
+    try:
+        return {key: by_key[key] for key in sorter.static_order()}
+    except CycleError as error:
+        path = list(reversed(error.args[1]))
+        raise DefinitionError(
+            f"assets depend on each other in a cycle: {' <- '.join(path)}{_at(path[0], places)}",
+            cause="an asset cannot be made from itself",
+            hint="break the cycle by dropping one of these dependencies",
+        ) from None
+
+
+def _reach(key: AssetKey, edges: Mapping[AssetKey, tuple[Edge, ...]]) -> set[AssetKey]:
+    found: set[AssetKey] = set()
+    stack = [key]
+    while stack:
+        for edge in edges[stack.pop()]:
+            if edge.asset not in found:
+                found.add(edge.asset)
+                stack.append(edge.asset)
+    return found
+
+
+def _at(key: AssetKey, places: Mapping[AssetKey, str]) -> str:
+    return f" ({places[key]})" if key in places else ""
+
+
+def _digest(specs: Iterable[AssetSpec]) -> str:
+    data = msgspec.json.encode(sorted(specs, key=lambda spec: spec.key), order="deterministic")
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+EMPTY = Graph({})
+"""No definitions at all."""
