@@ -1,0 +1,368 @@
+"""Assets and sources as users declare them, and their resolution into a checked graph."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints, overload
+
+import msgspec
+
+from freshet.engine.codeversion import code_version as derived_version
+from freshet.engine.durations import parse_duration_ms
+from freshet.engine.errors import DefinitionError, did_you_mean
+from freshet.engine.graph import Graph
+from freshet.engine.keys import AssetKey, asset_key
+from freshet.engine.partitions import (
+    All,
+    Identity,
+    PartitionMapping,
+    Partitions,
+    default_mapping,
+    describe,
+)
+from freshet.engine.policies import Policy
+from freshet.engine.specs import AssetSpec, Dependency, Plain
+
+CONTEXT = "context"
+"""The parameter that receives the run's `Context` and is no dependency."""
+
+
+class Input(NamedTuple):
+    """A dependency said in full: which asset a parameter reads, and how its partitions map."""
+
+    key: "str | Asset | Source"
+    mapping: PartitionMapping | None = None
+
+
+class Source:
+    """An asset produced outside Freshet: its key, and what is known of it."""
+
+    def __init__(self, spec: AssetSpec, where: str) -> None:
+        self.spec = spec
+        self.where = where
+
+    @property
+    def key(self) -> AssetKey:
+        return self.spec.key
+
+    def __repr__(self) -> str:
+        return f"Source({self.key!r})"
+
+
+class Asset:
+    """A function and what is declared of it. Calling it calls the function, so tests need no engine."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        spec: AssetSpec,
+        *,
+        has_policy: bool,
+        deps: Sequence["str | Asset | Source | Input"],
+        inputs: Mapping[str, "str | Asset | Source | Input"],
+    ) -> None:
+        self.function = function
+        self.spec = spec
+        self.has_policy = has_policy
+        self.where = _where(function)
+        self.deps = tuple(deps)
+        self.inputs = dict(inputs)
+        self.parameters, self.takes_context = _parameters(function, spec.key, self.where)
+        self.annotations = _annotations(function)
+        self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
+        self.__doc__ = function.__doc__
+        self.__name__ = getattr(function, "__name__", spec.key)
+
+    @property
+    def key(self) -> AssetKey:
+        return self.spec.key
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"Asset({self.key!r})"
+
+
+Definition = Asset | Source
+
+
+@overload
+def asset(function: Callable[..., Any], /) -> Asset: ...
+
+
+@overload
+def asset(
+    function: None = None,
+    /,
+    *,
+    key: str | Sequence[str] | None = None,
+    deps: Sequence[str | Asset | Source | Input] = (),
+    inputs: Mapping[str, str | Asset | Source | Input] | None = None,
+    partitions: Partitions | None = None,
+    freshness: Policy | None = None,
+    code_version: str | None = None,
+    retries: int = 0,
+    retry_delay: float | str = 1.0,
+    timeout: float | str | None = None,
+    group: str = "default",
+    tags: Mapping[str, str] | None = None,
+    owners: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    description: str | None = None,
+    metadata: Mapping[str, Plain] | None = None,
+) -> Callable[[Callable[..., Any]], Asset]: ...
+
+
+def asset(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    key: str | Sequence[str] | None = None,
+    deps: Sequence[str | Asset | Source | Input] = (),
+    inputs: Mapping[str, str | Asset | Source | Input] | None = None,
+    partitions: Partitions | None = None,
+    freshness: Policy | None = None,
+    code_version: str | None = None,
+    retries: int = 0,
+    retry_delay: float | str = 1.0,
+    timeout: float | str | None = None,
+    group: str = "default",
+    tags: Mapping[str, str] | None = None,
+    owners: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    description: str | None = None,
+    metadata: Mapping[str, Plain] | None = None,
+) -> Asset | Callable[[Callable[..., Any]], Asset]:
+    """Declare that this function produces an asset; its parameters are the assets it is made from.
+
+    A parameter `flights` reads the asset `flights`, or the only one whose last segment is that;
+    `inputs` renames or maps, `deps` names what is depended on but not loaded. A parameter with a
+    default is configuration and part of the code version; `context` receives the run's Context.
+    `freshness` is the policy (none: the project's). `retries` are made with full-jitter backoff
+    from `retry_delay`; an attempt longer than `timeout` fails. Durations are seconds or text like
+    "15m". The rest is for people. Raises DefinitionError naming the asset and the file.
+    """
+
+    def declare(function: Callable[..., Any]) -> Asset:
+        name = asset_key(key if key is not None else getattr(function, "__name__", "?"))
+        where = _where(function)
+        if retries < 0:
+            raise DefinitionError(f"asset '{name}' has retries={retries} ({where})", hint="use 0 or more")
+        limit = parse_duration_ms(timeout, f"asset '{name}': timeout") if timeout is not None else None
+        if limit == 0:
+            raise DefinitionError(f"asset '{name}' has a timeout of 0 ({where})", hint="leave it out for none")
+        spec = AssetSpec(
+            name,
+            "asset",
+            partitions=partitions,
+            policy=freshness if freshness is not None else AssetSpec("x").policy,
+            code_version=code_version if code_version is not None else derived_version(function),
+            retries=retries,
+            retry_delay_ms=parse_duration_ms(retry_delay, f"asset '{name}': retry_delay"),
+            timeout_ms=limit,
+            group=group,
+            tags=dict(tags or {}),
+            owners=_texts(owners, name, "owners"),
+            kinds=_texts(kinds, name, "kinds"),
+            description=inspect.getdoc(function) or "" if description is None else description,
+            metadata=_plain(metadata or {}, name),
+        )
+        return Asset(function, spec, has_policy=freshness is not None, deps=deps, inputs=inputs or {})
+
+    return declare(function) if function is not None else declare
+
+
+def source(
+    key: str | Sequence[str],
+    *,
+    partitions: Partitions | None = None,
+    group: str = "default",
+    tags: Mapping[str, str] | None = None,
+    owners: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    description: str = "",
+    metadata: Mapping[str, Plain] | None = None,
+) -> Source:
+    """Declare an asset that is produced outside Freshet; a sensor or `freshet emit` tells its versions."""
+    name = asset_key(key)
+    here = inspect.currentframe()
+    caller = here.f_back if here is not None else None
+    where = f"{caller.f_code.co_filename}:{caller.f_lineno}" if caller is not None else "?"
+    spec = AssetSpec(
+        name,
+        "source",
+        partitions=partitions,
+        group=group,
+        tags=dict(tags or {}),
+        owners=_texts(owners, name, "owners"),
+        kinds=_texts(kinds, name, "kinds"),
+        description=description,
+        metadata=_plain(metadata or {}, name),
+    )
+    return Source(spec, where)
+
+
+def all_partitions() -> PartitionMapping:
+    """Each partition depends on all partitions of the upstream."""
+    return All()
+
+
+def same_partition() -> PartitionMapping:
+    """Each partition depends on the upstream's partition of the same key."""
+    return Identity()
+
+
+def takes_mapping(mapping: PartitionMapping, upstream: Partitions | None) -> bool:
+    """Does the parameter receive a dict of partition key to value, rather than one value?"""
+    return isinstance(mapping, All) and upstream is not None
+
+
+def element_annotation(annotation: Any) -> Any:
+    """V of `dict[str, V]` or `Mapping[str, V]`; None when the annotation says no more than that."""
+    arguments = get_args(annotation)
+    origin = get_origin(annotation)
+    if len(arguments) == 2 and isinstance(origin, type) and issubclass(origin, Mapping):
+        return arguments[1]
+    return None
+
+
+def resolve(
+    definitions: Sequence[Definition], default_policy: Policy
+) -> tuple[Graph, dict[AssetKey, Asset]]:
+    """The checked graph of all definitions, and the assets by key.
+
+    Raises DefinitionError naming the asset and the file for whatever does not fit.
+    """
+    known: dict[AssetKey, Definition] = {}
+    for item in definitions:
+        if not isinstance(item, Asset | Source):
+            raise DefinitionError(
+                f"Project(assets=[...]) has {item!r}, which is neither an asset nor a source",
+                hint="decorate functions with @fr.asset; make sources with fr.source(...)",
+            )
+        if item.key in known:
+            raise DefinitionError(
+                f"asset '{item.key}' is defined twice: {known[item.key].where} and {item.where}",
+                hint="give one of them another key=",
+            )
+        known[item.key] = item
+    specs = [
+        _resolved(item, known, default_policy) if isinstance(item, Asset) else item.spec
+        for item in known.values()
+    ]
+    places = {key: item.where for key, item in known.items()}
+    assets = {key: item for key, item in known.items() if isinstance(item, Asset)}
+    return Graph.build(specs, places), assets
+
+
+def _resolved(item: Asset, known: Mapping[AssetKey, Definition], default: Policy) -> AssetSpec:
+    for name in item.inputs:
+        if name not in item.parameters:
+            raise DefinitionError(
+                f"asset '{item.key}' has inputs={{'{name}': ...}} but no parameter '{name}' ({item.where})",
+                hint=did_you_mean(name, item.parameters) or "inputs= names parameters of the function",
+            )
+    deps = [
+        _dependency(item, item.inputs[name], name, known)
+        if name in item.inputs
+        else _by_parameter(item, name, known)
+        for name in item.parameters
+    ]
+    deps += [_dependency(item, dep, "", known) for dep in item.deps]
+    policy = item.spec.policy if item.has_policy else default
+    return msgspec.structs.replace(item.spec, deps=tuple(dict.fromkeys(deps)), policy=policy)
+
+
+def _by_parameter(item: Asset, name: str, known: Mapping[AssetKey, Definition]) -> Dependency:
+    matches = [name] if name in known else [key for key in known if key.rpartition("/")[2] == name]
+    if len(matches) > 1:
+        raise DefinitionError(
+            f"parameter '{name}' of asset '{item.key}' could be any of {', '.join(sorted(matches))}"
+            f" ({item.where})",
+            hint=f"say which: inputs={{'{name}': '{sorted(matches)[0]}'}}",
+        )
+    if not matches:
+        leaves = [key.rpartition("/")[2] for key in known]
+        raise DefinitionError(
+            f"parameter '{name}' of asset '{item.key}' is no asset ({item.where})",
+            cause="a parameter without a default names the asset it reads",
+            hint=did_you_mean(name, leaves)
+            or "define that asset, rename with inputs=, or give the parameter a default",
+        )
+    return _dependency(item, matches[0], name, known)
+
+
+def _dependency(
+    item: Asset,
+    wanted: str | Asset | Source | Input,
+    parameter: str,
+    known: Mapping[AssetKey, Definition],
+) -> Dependency:
+    mapping = wanted.mapping if isinstance(wanted, Input) else None
+    target = wanted.key if isinstance(wanted, Input) else wanted
+    key = asset_key(target) if isinstance(target, str) else target.key
+    upstream = known.get(key)
+    if upstream is None:
+        raise DefinitionError(
+            f"asset '{item.key}' depends on '{key}', which is not in the project ({item.where})",
+            hint=did_you_mean(key, known) or "add it to Project(assets=[...])",
+        )
+    mapping = mapping or default_mapping(upstream.spec.partitions, item.spec.partitions)
+    if mapping is None:
+        theirs, ours = describe(upstream.spec.partitions), describe(item.spec.partitions)
+        raise DefinitionError(
+            f"the partitions of '{item.key}' do not fit those of '{key}' ({item.where})",
+            cause=f"{key} is {theirs}; {item.key} is {ours}",
+            hint=f"say how they map: inputs={{'{parameter or 'name'}': "
+            f"fr.Input('{key}', mapping=fr.all_partitions())}}",
+        )
+    return Dependency(key, mapping, parameter)
+
+
+def _parameters(function: Callable[..., Any], key: AssetKey, where: str) -> tuple[list[str], bool]:
+    names: list[str] = []
+    takes_context = False
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise DefinitionError(
+                f"asset '{key}' has the parameter '{parameter}' ({where})",
+                cause="a dependency is passed by its name",
+                hint="name each dependency as an ordinary parameter",
+            )
+        if name == CONTEXT:
+            takes_context = True
+        elif parameter.default is parameter.empty:
+            names.append(name)
+    return names, takes_context
+
+
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations as objects; those that cannot be resolved are left out, as if not written."""
+    target = inspect.unwrap(function)
+    try:
+        return get_type_hints(target)
+    except (NameError, TypeError, AttributeError, SyntaxError):
+        written = getattr(target, "__annotations__", {})
+        return {name: hint for name, hint in written.items() if not isinstance(hint, str)}
+
+
+def _where(function: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else repr(function)
+
+
+def _texts(values: Sequence[str], key: AssetKey, name: str) -> tuple[str, ...]:
+    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+        raise DefinitionError(f"asset '{key}': {name}={values!r} should be a list of texts")
+    return tuple(values)
+
+
+def _plain(values: Mapping[str, Plain], key: AssetKey) -> dict[str, Plain]:
+    for name, value in values.items():
+        if not isinstance(value, str | int | float | bool | None):
+            raise DefinitionError(
+                f"asset '{key}': metadata {name!r} is a {type(value).__name__}",
+                hint="metadata values are text, numbers, true/false or none",
+            )
+    return dict(values)
+
