@@ -49,7 +49,9 @@ class Source:
 
 
 class Asset:
-    """A function and what is declared of it. Calling it calls the function, so tests need no engine."""
+    """A function and what is declared of it. Calling it calls the function, so tests need no
+    engine.
+    """
 
     def __init__(
         self,
@@ -147,10 +149,16 @@ def asset(
         name = asset_key(key if key is not None else getattr(function, "__name__", "?"))
         where = _where(function)
         if retries < 0:
-            raise DefinitionError(f"asset '{name}' has retries={retries} ({where})", hint="use 0 or more")
-        limit = parse_duration_ms(timeout, f"asset '{name}': timeout") if timeout is not None else None
+            raise DefinitionError(
+                f"asset '{name}' has retries={retries} ({where})", hint="use 0 or more"
+            )
+        limit = (
+            parse_duration_ms(timeout, f"asset '{name}': timeout") if timeout is not None else None
+        )
         if limit == 0:
-            raise DefinitionError(f"asset '{name}' has a timeout of 0 ({where})", hint="leave it out for none")
+            raise DefinitionError(
+                f"asset '{name}' has a timeout of 0 ({where})", hint="leave it out for none"
+            )
         spec = AssetSpec(
             name,
             "asset",
@@ -167,7 +175,9 @@ def asset(
             description=inspect.getdoc(function) or "" if description is None else description,
             metadata=_plain(metadata or {}, name),
         )
-        return Asset(function, spec, has_policy=freshness is not None, deps=deps, inputs=inputs or {})
+        return Asset(
+            function, spec, has_policy=freshness is not None, deps=deps, inputs=inputs or {}
+        )
 
     return declare(function) if function is not None else declare
 
@@ -183,7 +193,9 @@ def source(
     description: str = "",
     metadata: Mapping[str, Plain] | None = None,
 ) -> Source:
-    """Declare an asset that is produced outside Freshet; a sensor or `freshet emit` tells its versions."""
+    """Declare an asset that is produced outside Freshet; a sensor or `freshet emit` tells its
+    versions.
+    """
     name = asset_key(key)
     here = inspect.currentframe()
     caller = here.f_back if here is not None else None
@@ -259,8 +271,10 @@ def _resolved(item: Asset, known: Mapping[AssetKey, Definition], default: Policy
     for name in item.inputs:
         if name not in item.parameters:
             raise DefinitionError(
-                f"asset '{item.key}' has inputs={{'{name}': ...}} but no parameter '{name}' ({item.where})",
-                hint=did_you_mean(name, item.parameters) or "inputs= names parameters of the function",
+                f"asset '{item.key}' has inputs={{'{name}': ...}} but no parameter of that name"
+                f" ({item.where})",
+                hint=did_you_mean(name, item.parameters)
+                or "inputs= names parameters of the function",
             )
     deps = [
         _dependency(item, item.inputs[name], name, known)
@@ -365,4 +379,3 @@ def _plain(values: Mapping[str, Plain], key: AssetKey) -> dict[str, Plain]:
                 hint="metadata values are text, numbers, true/false or none",
             )
     return dict(values)
-

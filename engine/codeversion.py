@@ -62,7 +62,9 @@ def _compiled(code: CodeType | None) -> str:
 
 
 def _closure(code: CodeType, cells: tuple[Any, ...]) -> str:
-    """Plain values a factory's function closes over: without them all its products would look alike."""
+    """Plain values a factory's function closes over: without them all its products would look
+    alike.
+    """
     values = []
     for name, cell in zip(code.co_freevars, cells, strict=True):
         try:

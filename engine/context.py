@@ -6,7 +6,9 @@ from freshet.engine.keys import AssetKey, PartitionKey
 
 
 class Context(msgspec.Struct, frozen=True):
-    """The asset and partition being built (`partition` is empty for an unpartitioned asset), the run, the attempt."""
+    """The asset and partition being built (`partition` is empty for an unpartitioned asset), the
+    run, the attempt.
+    """
 
     asset: AssetKey
     partition: PartitionKey

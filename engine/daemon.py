@@ -1,4 +1,6 @@
-"""The daemon: opens the state folder, recovers, deploys the project, and keeps it fresh until told to stop."""
+"""The daemon: opens the state folder, recovers, deploys the project, and keeps it fresh until told
+to stop.
+"""
 
 import os
 import random
@@ -13,7 +15,13 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from freshet.engine.events import AnyEvent, EngineStarted, EngineStopped, GraphDeployed, RunAbandoned
+from freshet.engine.events import (
+    AnyEvent,
+    EngineStarted,
+    EngineStopped,
+    GraphDeployed,
+    RunAbandoned,
+)
 from freshet.engine.loop import Loop
 from freshet.engine.project import Project
 from freshet.engine.socket import serve
@@ -34,7 +42,8 @@ log = structlog.get_logger("freshet.daemon")
 class Daemon:
     """A running engine: its stream, its loop, and the way to end it.
 
-    `stop` drains: nothing new starts, live runs get `GRACE_S` to finish. A second `stop` does not wait.
+    `stop` drains: nothing new starts, live runs get `GRACE_S` to finish. A second `stop` does not
+    wait.
     """
 
     def __init__(self, stream: EventStream, loop: Loop, tasks: TaskGroup) -> None:
@@ -89,7 +98,8 @@ async def daemon(
 
     On entry the stream is open and folded, runs cut off by an earlier end are abandoned and the
     definitions are deployed if they changed. On exit the stream is closed in order.
-    Raises InUseError when another process is the writer, StreamError when the stream cannot be used.
+    Raises InUseError when another process is the writer, StreamError when the stream cannot be
+    used.
     """
     async with SqliteStream.open(state / STREAM_FILE, clock=clock) as stream:
         view = await fold(stream)
@@ -130,7 +140,9 @@ async def fold(stream: EventStream) -> View:
 
 
 async def recover(stream: EventStream, view: View, project: Project) -> None:
-    """Bring stream and project together, in one append: abandon cut-off runs, start, deploy what changed."""
+    """Bring stream and project together, in one append: abandon cut-off runs, start, deploy what
+    changed.
+    """
     for run in view.runs.live:
         project.store.discard(run)
     events: list[AnyEvent] = [

@@ -1,4 +1,6 @@
-"""Lengths of time as people write them: seconds as a number, or text such as `250ms`, `10s`, `15m`."""
+"""Lengths of time as people write them: seconds as a number, or text such as `250ms`,
+`10s`, `15m`.
+"""
 
 import re
 

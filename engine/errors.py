@@ -2,7 +2,8 @@
 
     FreshetError
     ├── DefinitionError      the user's code: raised at load, names asset and file
-    ├── RequestError         a person asked for what does not exist (target, asset, partition, option)
+    ├── RequestError         a person asked for what does not exist (target, asset, partition,
+    option)
     ├── StreamError          the stream cannot be trusted or written: stop
     │   ├── ConflictError    the head moved: read again, decide again
     │   ├── FencedError      a newer writer took over: this one must stop
@@ -18,7 +19,9 @@ from difflib import get_close_matches
 
 
 class FreshetError(Exception):
-    """What was seen (`message`), why it matters or where it comes from (`cause`), what to do (`hint`)."""
+    """What was seen (`message`), why it matters or where it comes from (`cause`), what to do
+    (`hint`).
+    """
 
     def __init__(self, message: str, *, cause: str | None = None, hint: str | None = None) -> None:
         self.message = message

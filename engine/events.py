@@ -24,7 +24,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
 # --- definitions ------------------------------------------------------------------------------
 
 
-class GraphDeployed(Event, tag="GraphDeployed"):
+class GraphDeployed(Event, frozen=True, tag="GraphDeployed"):
     """The definitions as data; appended only when their digest differs from the last one."""
 
     digest: str
@@ -34,7 +34,7 @@ class GraphDeployed(Event, tag="GraphDeployed"):
 # --- versions ---------------------------------------------------------------------------------
 
 
-class SourceChanged(Event, tag="SourceChanged"):
+class SourceChanged(Event, frozen=True, tag="SourceChanged"):
     """A source partition was seen with this data version; the empty version says it is gone."""
 
     asset: AssetKey
@@ -43,8 +43,10 @@ class SourceChanged(Event, tag="SourceChanged"):
     metadata: dict[str, Plain] = {}
 
 
-class Observed(Event, tag="Observed"):
-    """Someone looked at an asset partition that Freshet did not produce just now and saw this version."""
+class Observed(Event, frozen=True, tag="Observed"):
+    """Someone looked at an asset partition that Freshet did not produce just now and saw this
+    version.
+    """
 
     asset: AssetKey
     partition: PartitionKey = WHOLE
@@ -67,7 +69,7 @@ class Input(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     count: int = 1
 
 
-class Materialized(Event, tag="Materialized"):
+class Materialized(Event, frozen=True, tag="Materialized"):
     """Run `run` produced this data version of an asset partition from exactly these inputs."""
 
     asset: AssetKey
@@ -79,7 +81,7 @@ class Materialized(Event, tag="Materialized"):
     metadata: dict[str, Plain] = {}
 
 
-class CheckEvaluated(Event, tag="CheckEvaluated"):
+class CheckEvaluated(Event, frozen=True, tag="CheckEvaluated"):
     """A check looked at a value of an asset partition."""
 
     check: str
@@ -115,11 +117,12 @@ class Cause(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     position: int
 
 
-class RunStarted(Event, tag="RunStarted"):
+class RunStarted(Event, frozen=True, tag="RunStarted"):
     """A run is about to execute; its own position is its id and its fencing token.
 
     `causes` names the newest changed inputs, at most `MAX_CAUSES`; `changed` counts all of them.
-    `reason` says in a word what made it start: missing, changed, code, demanded, invalidated, retry.
+    `reason` says in a word what made it start: missing, changed, code, demanded, invalidated,
+    retry.
     """
 
     targets: tuple[Target, ...]
@@ -130,7 +133,7 @@ class RunStarted(Event, tag="RunStarted"):
     changed: int = 0
 
 
-class RunSucceeded(Event, tag="RunSucceeded"):
+class RunSucceeded(Event, frozen=True, tag="RunSucceeded"):
     """All targets of the run were materialized."""
 
     run: int
@@ -140,8 +143,10 @@ class RunSucceeded(Event, tag="RunSucceeded"):
 FailureKind = Literal["error", "timeout", "exit", "value", "input", "store"]
 
 
-class RunFailed(Event, tag="RunFailed"):
-    """The run produced nothing. `retry_at`: when it may be tried again by itself; none: it stays blocked."""
+class RunFailed(Event, frozen=True, tag="RunFailed"):
+    """The run produced nothing. `retry_at`: when it may be tried again by itself; none: it stays
+    blocked.
+    """
 
     run: int
     kind: FailureKind = "error"
@@ -151,15 +156,17 @@ class RunFailed(Event, tag="RunFailed"):
     retry_at: int | None = None
 
 
-class RunCancelled(Event, tag="RunCancelled"):
+class RunCancelled(Event, frozen=True, tag="RunCancelled"):
     """A person stopped the run; the same inputs are not retried."""
 
     run: int
     reason: str = ""
 
 
-class RunAbandoned(Event, tag="RunAbandoned"):
-    """The run was cut off (crash, forced stop); its debt stands and nothing it made was published."""
+class RunAbandoned(Event, frozen=True, tag="RunAbandoned"):
+    """The run was cut off (crash, forced stop); its debt stands and nothing it made was
+    published.
+    """
 
     run: int
     reason: str = ""
@@ -168,50 +175,52 @@ class RunAbandoned(Event, tag="RunAbandoned"):
 # --- wishes -----------------------------------------------------------------------------------
 
 
-class Demanded(Event, tag="Demanded"):
+class Demanded(Event, frozen=True, tag="Demanded"):
     """A person asked for these asset partitions to be built, whether they owe or not."""
 
     targets: tuple[AssetPartition, ...]
     reason: str = ""
 
 
-class DemandCancelled(Event, tag="DemandCancelled"):
+class DemandCancelled(Event, frozen=True, tag="DemandCancelled"):
     """What the demand at position `demand` has not yet got is no longer wanted."""
 
     demand: int
     reason: str = ""
 
 
-class Invalidated(Event, tag="Invalidated"):
+class Invalidated(Event, frozen=True, tag="Invalidated"):
     """A person declared these values wrong: they are rebuilt even from equal inputs."""
 
     targets: tuple[AssetPartition, ...]
     reason: str = ""
 
 
-class PartitionsAdded(Event, tag="PartitionsAdded"):
+class PartitionsAdded(Event, frozen=True, tag="PartitionsAdded"):
     """These partitions of an open definition exist from now on."""
 
     asset: AssetKey
     keys: tuple[PartitionKey, ...]
 
 
-class PartitionsRemoved(Event, tag="PartitionsRemoved"):
+class PartitionsRemoved(Event, frozen=True, tag="PartitionsRemoved"):
     """These partitions of an open definition are gone; their history is kept."""
 
     asset: AssetKey
     keys: tuple[PartitionKey, ...]
 
 
-class Paused(Event, tag="Paused"):
-    """Nothing is started in this scope (an asset key, `group:x`, `sensor:x`, or `*`) until resumed."""
+class Paused(Event, frozen=True, tag="Paused"):
+    """Nothing is started in this scope (an asset key, `group:x`, `sensor:x`, or `*`) until
+    resumed.
+    """
 
     scope: str
     reason: str = ""
     until: int | None = None
 
 
-class Resumed(Event, tag="Resumed"):
+class Resumed(Event, frozen=True, tag="Resumed"):
     """The scope is live again; what it owes is paid once."""
 
     scope: str
@@ -221,25 +230,26 @@ class Resumed(Event, tag="Resumed"):
 # --- sensors ----------------------------------------------------------------------------------
 
 
-class CursorMoved(Event, tag="CursorMoved"):
+class CursorMoved(Event, frozen=True, tag="CursorMoved"):
     """A sensor's place in the outside source moved: changed items only, none for a removed one.
 
     A cursor is a map of item to place (a file's path to its signature, a topic partition to its
-    offset); the map is the fold of these events and is kept beside the stream in the same transaction.
+    offset); the map is the fold of these events and is kept beside the stream in the same
+    transaction.
     """
 
     sensor: str
     items: dict[str, str | None]
 
 
-class SensorFailed(Event, tag="SensorFailed"):
+class SensorFailed(Event, frozen=True, tag="SensorFailed"):
     """A sensor stopped working; recorded once per episode, retried with backoff."""
 
     sensor: str
     error: str = ""
 
 
-class SensorRecovered(Event, tag="SensorRecovered"):
+class SensorRecovered(Event, frozen=True, tag="SensorRecovered"):
     """A failed sensor works again."""
 
     sensor: str
@@ -248,8 +258,10 @@ class SensorRecovered(Event, tag="SensorRecovered"):
 # --- promises and the engine's own life -------------------------------------------------------
 
 
-class FreshnessBreached(Event, tag="FreshnessBreached"):
-    """An asset partition is further behind than its policy promises; `owed` is the change it lacks."""
+class FreshnessBreached(Event, frozen=True, tag="FreshnessBreached"):
+    """An asset partition is further behind than its policy promises; `owed` is the change
+    it lacks.
+    """
 
     asset: AssetKey
     partition: PartitionKey = WHOLE
@@ -257,7 +269,7 @@ class FreshnessBreached(Event, tag="FreshnessBreached"):
     owed: int = 0
 
 
-class FreshnessRestored(Event, tag="FreshnessRestored"):
+class FreshnessRestored(Event, frozen=True, tag="FreshnessRestored"):
     """The breach of this asset partition is over."""
 
     asset: AssetKey
@@ -265,7 +277,7 @@ class FreshnessRestored(Event, tag="FreshnessRestored"):
     promise: str = ""
 
 
-class EngineStarted(Event, tag="EngineStarted"):
+class EngineStarted(Event, frozen=True, tag="EngineStarted"):
     """A daemon became the reactor of this stream."""
 
     version: str
@@ -273,7 +285,7 @@ class EngineStarted(Event, tag="EngineStarted"):
     host: str = ""
 
 
-class EngineStopped(Event, tag="EngineStopped"):
+class EngineStopped(Event, frozen=True, tag="EngineStopped"):
     """The daemon stopped in order."""
 
     reason: str = ""
@@ -314,11 +326,14 @@ AnyEvent = (
 )
 
 MAX_CAUSES = 8
-"""Changed inputs named in one RunStarted: enough to read, small enough for 1 kB of stream per run."""
+"""Changed inputs named in one RunStarted: enough to read, small enough for 1 kB of stream per run.
+"""
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """An event with its place in history: dense position, recorded time (µs), cause, actor, key, epoch."""
+    """An event with its place in history: dense position, recorded time (µs), cause, actor, key,
+    epoch.
+    """
 
     position: int
     recorded_at: int
@@ -347,7 +362,8 @@ def decode(type_: str, data: bytes) -> AnyEvent | Unknown:
     """
     if type_ not in TYPES:
         return Unknown(type_, bytes(data))
-    return _decoder.decode(data)
+    event: AnyEvent = _decoder.decode(data)
+    return event
 
 
 def type_of(event: AnyEvent | Unknown) -> str:
@@ -356,22 +372,37 @@ def type_of(event: AnyEvent | Unknown) -> str:
 
 
 def subject_of(event: AnyEvent | Unknown) -> str:
-    """What the event is about: `asset@partition`, the asset, the sensor or the scope; indexed in the stream."""
+    """What the event is about: `asset@partition`, the asset, the sensor or the scope; indexed in
+    the stream.
+    """
     match event:
         case (
-            SourceChanged() | Observed() | Materialized() | CheckEvaluated()
-            | FreshnessBreached() | FreshnessRestored()
+            SourceChanged()
+            | Observed()
+            | Materialized()
+            | CheckEvaluated()
+            | FreshnessBreached()
+            | FreshnessRestored()
         ):
             return f"{event.asset}@{event.partition}" if event.partition else event.asset
         case RunStarted(targets=targets) | Demanded(targets=targets) | Invalidated(targets=targets):
             if len(targets) != 1:
                 return ""
             return str(AssetPartition(targets[0].asset, targets[0].partition))
-        case RunSucceeded(run=run) | RunFailed(run=run) | RunCancelled(run=run) | RunAbandoned(run=run):
+        case (
+            RunSucceeded(run=run)
+            | RunFailed(run=run)
+            | RunCancelled(run=run)
+            | RunAbandoned(run=run)
+        ):
             return f"run {run}"
         case PartitionsAdded(asset=asset) | PartitionsRemoved(asset=asset):
             return asset
-        case CursorMoved(sensor=sensor) | SensorFailed(sensor=sensor) | SensorRecovered(sensor=sensor):
+        case (
+            CursorMoved(sensor=sensor)
+            | SensorFailed(sensor=sensor)
+            | SensorRecovered(sensor=sensor)
+        ):
             return sensor
         case Paused(scope=scope) | Resumed(scope=scope):
             return scope
@@ -385,8 +416,12 @@ def cause_of(event: AnyEvent | Unknown) -> int | None:
         case RunStarted(targets=targets):
             return min((target.owed for target in targets), default=0) or None
         case (
-            Materialized(run=run) | CheckEvaluated(run=run) | RunSucceeded(run=run)
-            | RunFailed(run=run) | RunCancelled(run=run) | RunAbandoned(run=run)
+            Materialized(run=run)
+            | CheckEvaluated(run=run)
+            | RunSucceeded(run=run)
+            | RunFailed(run=run)
+            | RunCancelled(run=run)
+            | RunAbandoned(run=run)
         ):
             return run or None
         case DemandCancelled(demand=demand):

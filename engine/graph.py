@@ -1,4 +1,6 @@
-"""The checked graph of definitions: pure data, the same whether it came from code or from the stream."""
+"""The checked graph of definitions: pure data, the same whether it came from code or from the
+stream.
+"""
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -79,7 +81,9 @@ class Graph:
         return spec
 
     def select(self, pattern: str) -> list[AssetKey]:
-        """The keys a pattern names, upstream first: a key, `analytics/*`, `group:g`, `tag:k=v`, `owner:o`, `kind:k`."""
+        """The keys a pattern names, upstream first: a key, `analytics/*`, `group:g`, `tag:k=v`,
+        `owner:o`, `kind:k`.
+        """
         return [key for key, spec in self.specs.items() if _selects(pattern, spec)]
 
 
@@ -124,7 +128,7 @@ def _check_dependencies(
                 f"the partitions of '{spec.key}' do not fit those of '{dep.asset}'"
                 + _at(spec.key, places),
                 cause=f"{problem} ({describe(upstream.partitions)} -> {describe(spec.partitions)})",
-                hint="say how they map: inputs={'name': fr.Input(key, mapping=fr.all_partitions())}",
+                hint="say how they map: inputs={'x': fr.Input(key, mapping=fr.all_partitions())}",
             )
 
 

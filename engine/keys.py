@@ -18,7 +18,8 @@ WHOLE: PartitionKey = ""
 """The only partition of an unpartitioned asset."""
 
 MAX_PARTITION_KEY_BYTES = 200
-"""A partition key becomes a file name, and file systems allow 255 bytes with the suffixes we add."""
+"""A partition key becomes a file name, and file systems allow 255 bytes with the suffixes we add.
+"""
 
 _SEGMENT = re.compile(r"\w[\w.\-]*")
 
@@ -40,11 +41,13 @@ def asset_key(value: str | Sequence[str]) -> AssetKey:
         if not isinstance(segment, str) or not _SEGMENT.fullmatch(segment):
             raise DefinitionError(
                 f"asset key {value!r} has a bad segment {segment!r}",
-                cause="a segment starts with a letter, digit or '_' and goes on with those, '.' or '-'",
+                cause="a segment is letters, digits, '_', and after the first of them '.' or '-'",
                 hint="write keys as 'namespace/name', for example 'landing/flights'",
             )
     if not segments:
-        raise DefinitionError("an asset key needs at least one segment", hint="for example 'flights'")
+        raise DefinitionError(
+            "an asset key needs at least one segment", hint="for example 'flights'"
+        )
     return "/".join(segments)
 
 
@@ -67,7 +70,11 @@ def parse_asset_partition(text: str) -> AssetPartition:
     try:
         key = asset_key(asset)
     except DefinitionError as error:
-        raise RequestError(error.message, cause=error.cause, hint="write ASSET or ASSET@PARTITION") from None
+        raise RequestError(
+            error.message, cause=error.cause, hint="write ASSET or ASSET@PARTITION"
+        ) from None
     if at and not partition:
-        raise RequestError(f"'{text}' names no partition after '@'", hint=f"write '{key}' or '{key}@PARTITION'")
+        raise RequestError(
+            f"'{text}' names no partition after '@'", hint=f"write '{key}' or '{key}@PARTITION'"
+        )
     return AssetPartition(key, partition)

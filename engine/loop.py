@@ -1,4 +1,6 @@
-"""The loop that connects everything: fold what happened, decide, perform, wake when time alone matters."""
+"""The loop that connects everything: fold what happened, decide, perform, wake when time alone
+matters.
+"""
 
 import random
 from collections.abc import Callable, Mapping
@@ -20,7 +22,8 @@ Listener = Callable[[Recorded, View], None]
 
 
 class Loop:
-    """The reactor at work on one stream. `view` is always the fold of the stream up to its position.
+    """The reactor at work on one stream. `view` is always the fold of the stream up to its
+    position.
 
     `start_soon` it in a task group; it ends when cancelled, or with StreamError when the stream
     can no longer be trusted. While `draining`, nothing new is started.
@@ -97,7 +100,9 @@ class Loop:
             listener(recorded, self.view)
 
     async def _act(self) -> None:
-        """Decide and perform. What was performed is appended, and comes back to be folded like all else."""
+        """Decide and perform. What was performed is appended, and comes back to be folded like all
+        else.
+        """
         async with self._acting:
             if self.view.position >= self._sent and not self.draining:
                 decision = decide(self.view, self._clock(), self._slots)
@@ -118,7 +123,9 @@ class Loop:
         )
 
     async def _keep_time(self) -> None:
-        """Sleep until the moment at which time alone changes the answer, or until that moment moves."""
+        """Sleep until the moment at which time alone changes the answer, or until that moment
+        moves.
+        """
         while True:
             self._woken = anyio.Event()
             wake_at = self._wake_at

@@ -13,7 +13,9 @@ from freshet.projections.view import View
 
 
 class Load(msgspec.Struct, frozen=True):
-    """One parameter's values: the versions to load, by partition; `many` if it receives a mapping."""
+    """One parameter's values: the versions to load, by partition; `many` if it receives a
+    mapping.
+    """
 
     asset: AssetKey
     is_source: bool

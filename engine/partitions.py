@@ -1,4 +1,5 @@
-"""Partition definitions, and the mappings that carry a change from one asset's partitions to another's.
+"""Partition definitions, and the mappings that carry a change from one asset's partitions to
+another's.
 
 A definition is *bounded* when all its keys are known now (static keys, daily windows with an end):
 its partitions exist from the moment it is deployed. An open definition (daily without an end) says
@@ -56,10 +57,13 @@ def daily(start: str | date, *, end: str | date | None = None) -> Daily:
 
 
 def static(keys: Sequence[str]) -> Static:
-    """A fixed set of partition keys, in the order given. Raises DefinitionError for bad or double keys."""
+    """A fixed set of partition keys, in the order given. Raises DefinitionError for bad or double
+    keys.
+    """
     if isinstance(keys, str):
         raise DefinitionError(
-            f"static partitions take a list of keys, not the text {keys!r}", hint=f"write static([{keys!r}])"
+            f"static partitions take a list of keys, not the text {keys!r}",
+            hint=f"write static([{keys!r}])",
         )
     seen: set[str] = set()
     for key in keys:
@@ -112,11 +116,17 @@ def describe(partitions: Partitions | None) -> str:
     if isinstance(partitions, Static):
         shown = ", ".join(partitions.keys[:4]) + (", …" if len(partitions.keys) > 4 else "")
         return f"static ({len(partitions.keys)} keys: {shown})"
-    return f"daily from {partitions.start}" + (f" to {partitions.end} (exclusive)" if partitions.end else "")
+    return f"daily from {partitions.start}" + (
+        f" to {partitions.end} (exclusive)" if partitions.end else ""
+    )
 
 
-def default_mapping(upstream: Partitions | None, downstream: Partitions | None) -> PartitionMapping | None:
-    """What a user of the field expects without saying it; None when the pair needs an explicit mapping."""
+def default_mapping(
+    upstream: Partitions | None, downstream: Partitions | None
+) -> PartitionMapping | None:
+    """What a user of the field expects without saying it; None when the pair needs an explicit
+    mapping.
+    """
     if upstream is None or downstream is None:
         return Identity() if upstream == downstream else All()
     return Identity() if mapping_problem(Identity(), upstream, downstream) is None else None

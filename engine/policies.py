@@ -19,7 +19,9 @@ Policy = Eager | Manual
 
 
 def eager() -> Eager:
-    """Rebuild as soon as something upstream has changed and every upstream has caught up with it."""
+    """Rebuild as soon as something upstream has changed and every upstream has caught up
+    with it.
+    """
     return Eager()
 
 

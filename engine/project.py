@@ -10,7 +10,9 @@ from freshet.engine.stores.store import Store
 from freshet.sensors.sensor import Sensor
 
 DEFAULT_SLOTS = 8
-"""Runs alive at once unless the project says otherwise: some overlap of I/O without swamping a laptop."""
+"""Runs alive at once unless the project says otherwise: some overlap of I/O without swamping a
+laptop.
+"""
 
 
 class Project:
@@ -51,6 +53,6 @@ class Project:
                 spec = self.graph.specs.get(source)
                 if spec is None or not spec.is_source:
                     raise DefinitionError(
-                        f"sensor '{sensor.name}' reports changes of '{source}', which is no source of the project",
+                        f"sensor '{sensor.name}' reports '{source}', no source of the project",
                         hint="add the source to Project(assets=[...])",
                     )

@@ -1,8 +1,10 @@
 """The reactor: one pure pass over the view that says what to start now, and when to look again.
 
-    start(partition)  ⇔  owed ≤ demand ∧ gate open ∧ fingerprint differs ∧ not running ∧ not blocked ∧ a slot is free
+    start(partition)  ⇔  owed ≤ demand ∧ gate open ∧ fingerprint differs ∧ not running ∧ not blocked
+    ∧ a slot is free
 
-The fold keeps `ready` true to all but the last two; what is left to decide is order, slots and time.
+The fold keeps `ready` true to all but the last two; what is left to decide is order, slots and
+time.
 """
 
 from collections.abc import Iterator
@@ -17,7 +19,9 @@ from freshet.projections.view import View
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What to do: runs to start, in order; and the next moment (µs) at which time alone changes the answer."""
+    """What to do: runs to start, in order; and the next moment (µs) at which time alone changes the
+    answer.
+    """
 
     starts: tuple[RunStarted, ...] = ()
     wake_at: int | None = None
@@ -63,7 +67,9 @@ def _next_retry(view: View, now: int) -> int | None:
     later = [
         cell.failure.retry_at
         for cell in view.staleness.retries
-        if cell.failure is not None and cell.failure.retry_at is not None and cell.failure.retry_at > now
+        if cell.failure is not None
+        and cell.failure.retry_at is not None
+        and cell.failure.retry_at > now
     ]
     return min(later, default=None)
 
@@ -73,7 +79,10 @@ def _start(cell: Cell) -> RunStarted:
     causes, changed = changed_inputs(cell)
     inputs = fingerprint(cell)
     failure = cell.failure
-    same = failure is not None and (failure.fingerprint, failure.code_version) == (inputs, spec.code_version)
+    same = failure is not None and (failure.fingerprint, failure.code_version) == (
+        inputs,
+        spec.code_version,
+    )
     return RunStarted(
         targets=(Target(spec.key, cell.partition, cell.owed, f"{inputs:032x}", spec.code_version),),
         attempt=failure.attempt + 1 if failure is not None and same else 1,

@@ -1,4 +1,6 @@
-"""The runner: carries out one order — load, call, stage, publish — and says how it ended in one append."""
+"""The runner: carries out one order — load, call, stage, publish — and says how it ended in one
+append.
+"""
 
 import random
 import time
@@ -63,7 +65,8 @@ class Runner:
         self._threads = anyio.CapacityLimiter(slots + MAX_ABANDONED_THREADS)
         self.live = 0
         self.left_behind = 0
-        """Functions that outlived their timeout in a thread; they may keep the process from ending."""
+        """Functions that outlived their timeout in a thread; they may keep the process from ending.
+        """
 
     def launch(self, order: Order) -> None:
         """Start carrying out the order; returns at once."""
@@ -80,12 +83,16 @@ class Runner:
             self.live -= 1
 
     async def _attempt(self, order: Order) -> Made | Failed:
-        """One attempt, in one worker thread or on the loop; never raises for what user code does."""
+        """One attempt, in one worker thread or on the loop; never raises for what user
+        code does.
+        """
         asset = self._assets[order.spec.key]
         timeout = order.spec.timeout_ms / 1000 if order.spec.timeout_ms is not None else None
         if asset.is_async:
             return await on_loop(lambda: self._on_loop(order, asset), timeout)
-        result = await in_thread(lambda permit: self._in_thread(order, asset, permit), timeout, self._threads)
+        result = await in_thread(
+            lambda permit: self._in_thread(order, asset, permit), timeout, self._threads
+        )
         if isinstance(result, Failed) and result.kind == "timeout":
             self.left_behind += 1
         return result
@@ -98,7 +105,9 @@ class Runner:
 
     async def _on_loop(self, order: Order, asset: Asset) -> Made | Failed:
         if order.loads and not self._light(order):
-            arguments = await anyio.to_thread.run_sync(self._arguments, order, asset, limiter=self._threads)
+            arguments = await anyio.to_thread.run_sync(
+                self._arguments, order, asset, limiter=self._threads
+            )
         else:
             arguments = self._arguments(order, asset)
         value = await asset.function(**arguments)
@@ -106,7 +115,9 @@ class Runner:
         if self._store.in_memory or _plain(value).value is None:
             return self._keep(order, asset, value, Permit())
         permit = Permit()
-        return await anyio.to_thread.run_sync(self._keep, order, asset, value, permit, limiter=self._threads)
+        return await anyio.to_thread.run_sync(
+            self._keep, order, asset, value, permit, limiter=self._threads
+        )
 
     def _light(self, order: Order) -> bool:
         """Can the inputs be loaded without leaving the loop?"""
@@ -146,10 +157,14 @@ class Runner:
             return version.data_version
         if "bytes" not in version.metadata:
             return None  # the asset writes its own data and said only which version it is
-        return self._store.load(AssetPartition(load.asset, partition), version.data_version, annotation)
+        return self._store.load(
+            AssetPartition(load.asset, partition), version.data_version, annotation
+        )
 
     def _check_files(self, order: Order, asset: Asset) -> None:
-        """A function that was given a path may have read a file that changed meanwhile: then all is void."""
+        """A function that was given a path may have read a file that changed meanwhile: then all is
+        void.
+        """
         for parameter, load in order.loads.items():
             if not load.is_source or not _may_be_path(asset, parameter, load):
                 continue
@@ -217,7 +232,9 @@ def _plain(value: object) -> Output:
 
 
 def _valueless_version(order: Order) -> str:
-    """The version of an asset that returned no value: what it was made with is all we know of it."""
+    """The version of an asset that returned no value: what it was made with is all we know
+    of it.
+    """
     text = f"{order.spec.key}|{order.target.partition}|{order.target.code_version}|" + "|".join(
         f"{i.asset}@{i.partition}={i.data_version}" for i in order.inputs
     )
@@ -235,7 +252,8 @@ def _check_type(asset: Asset, value: object) -> None:
     expected = asset.annotations.get("return")
     if isinstance(expected, type) and expected is not Output and not _is_a(value, expected):
         raise Rejected(
-            "value", f"'{asset.key}' should return {expected.__name__} but returned {type(value).__name__}"
+            "value",
+            f"'{asset.key}' should return {expected.__name__} but returned {type(value).__name__}",
         )
 
 

@@ -55,7 +55,9 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def socket_path(state: Path) -> Path:
-    """Where the daemon of this state folder listens; in the temporary folder if the path were too long."""
+    """Where the daemon of this state folder listens; in the temporary folder if the path were too
+    long.
+    """
     path = state.resolve() / "daemon.sock"
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
         return path
@@ -100,7 +102,9 @@ async def _converse(client: SocketStream, stream: EventStream) -> None:
             except (anyio.IncompleteRead, anyio.EndOfStream, anyio.ClosedResourceError):
                 return
             except anyio.DelimiterNotFound:
-                await _say(client, Answer(error=f"a request is longer than {MAX_REQUEST_BYTES} bytes"))
+                await _say(
+                    client, Answer(error=f"a request is longer than {MAX_REQUEST_BYTES} bytes")
+                )
                 return
             await _say(client, await _answer(line, stream))
 

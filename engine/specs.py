@@ -1,4 +1,6 @@
-"""Definitions as data: what `GraphDeployed` records, and all that a fold needs to know of user code."""
+"""Definitions as data: what `GraphDeployed` records, and all that a fold needs to know of user
+code.
+"""
 
 from typing import Literal
 
@@ -24,7 +26,9 @@ class Dependency(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AssetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One asset or source, as data. Only `deps`, `partitions` and `code_version` decide staleness."""
+    """One asset or source, as data. Only `deps`, `partitions` and `code_version` decide
+    staleness.
+    """
 
     key: AssetKey
     kind: Literal["asset", "source"] = "asset"

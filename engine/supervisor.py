@@ -35,7 +35,10 @@ async def supervise(sensor: Sensor, stream: EventStream, rng: random.Random) -> 
         try:
             async with aclosing(sensor.run(await stream.cursor(sensor.name))) as batches:
                 async for batch in batches:
-                    events: list[AnyEvent] = [*batch.changes, CursorMoved(sensor.name, batch.cursor)]
+                    events: list[AnyEvent] = [
+                        *batch.changes,
+                        CursorMoved(sensor.name, batch.cursor),
+                    ]
                     if failed:
                         events.append(SensorRecovered(sensor.name))
                     await stream.append(events, actor=f"sensor:{sensor.name}")

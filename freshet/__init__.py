@@ -4,7 +4,15 @@ Declare what should exist and how fresh it must be; when something changes, Fres
 what must be rebuilt, in milliseconds, and can always say why.
 """
 
-from freshet.engine.assets import Asset, Input, Source, all_partitions, asset, same_partition, source
+from freshet.engine.assets import (
+    Asset,
+    Input,
+    Source,
+    all_partitions,
+    asset,
+    same_partition,
+    source,
+)
 from freshet.engine.context import Context, Output
 from freshet.engine.errors import DefinitionError, FreshetError
 from freshet.engine.keys import AssetPartition

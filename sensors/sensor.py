@@ -1,6 +1,8 @@
-"""The sensor contract: an async source of batches, each a set of changes and a move of the cursor."""
+"""The sensor contract: an async source of batches, each a set of changes and a move of the
+cursor.
+"""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
 import msgspec
@@ -13,7 +15,9 @@ MAX_BATCH_CHANGES = 500
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Changes seen outside, and how the cursor moves with them (an item set to None is forgotten)."""
+    """Changes seen outside, and how the cursor moves with them (an item set to None is
+    forgotten).
+    """
 
     changes: tuple[SourceChanged, ...]
     cursor: dict[str, str | None]
@@ -22,10 +26,12 @@ class Batch(msgspec.Struct, frozen=True):
 class Sensor(Protocol):
     """An outside source of changes, read exactly once into the stream.
 
-    `run` yields batches for as long as it is iterated. The engine appends the changes and the cursor
+    `run` yields batches for as long as it is iterated. The engine appends the changes and the
+    cursor
     in one transaction, and only then asks for the next batch: when a `yield` returns, its batch is
     durable. `run` starts from the cursor it is given, whatever it saw before; it may raise, and is
-    then restarted with backoff from the last durable cursor. It never yields a version it did not see.
+    then restarted with backoff from the last durable cursor. It never yields a version it did not
+    see.
     """
 
     @property
@@ -38,6 +44,6 @@ class Sensor(Protocol):
         """The sources whose changes it reports."""
         ...
 
-    def run(self, cursor: Mapping[str, str]) -> AsyncIterator[Batch]:
+    def run(self, cursor: Mapping[str, str]) -> AsyncGenerator[Batch, None]:
         """Batches from the given cursor on, for ever."""
         ...

@@ -69,16 +69,18 @@ class History:
             self.succeed(run, target, self.content(target, pinned))
 
     def succeed(self, run: int, target: e.Target, version: str) -> None:
-        self.say(
-            e.Materialized(target.asset, target.partition, run, version, target.code_version)
-        )
+        self.say(e.Materialized(target.asset, target.partition, run, version, target.code_version))
         self.say(e.RunSucceeded(run))
 
     def fail(self) -> None:
         live = self._live()
         if live is not None:
             retry_at = self.rng.choice([None, self.now + 100_000])
-            self.say(self.rng.choice([e.RunFailed(live[0], retry_at=retry_at), e.RunCancelled(live[0])]))
+            self.say(
+                e.RunFailed(live[0], retry_at=retry_at)
+                if self.rng.random() < 0.5
+                else e.RunCancelled(live[0])
+            )
 
     def abandon(self) -> None:
         live = self._live()
@@ -91,9 +93,12 @@ class History:
             return
         spec = self.rng.choice(assets)
         key = self.rng.choice(KEYS[SHAPES.index(spec.partitions)])
-        kind = self.rng.choice([e.Demanded, e.Demanded, e.Invalidated])
-        said = self.say(kind((AssetPartition(spec.key, key),)))
-        if kind is e.Demanded and self.rng.random() < 0.2:
+        targets = (AssetPartition(spec.key, key),)
+        if self.rng.random() < 0.3:
+            self.say(e.Invalidated(targets))
+            return
+        said = self.say(e.Demanded(targets))
+        if self.rng.random() < 0.2:
             self.say(e.DemandCancelled(said.position))
 
     def redeploy(self) -> None:

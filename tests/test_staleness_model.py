@@ -19,7 +19,11 @@ sizes = st.integers(2, 8)
 
 
 def cells_of(staleness: Staleness) -> dict[tuple[str, str], Cell]:
-    return {tuple(c.key): c for s in staleness.states.values() for c in s.cells.values()}
+    return {
+        (c.home.spec.key, c.partition): c
+        for s in staleness.states.values()
+        for c in s.cells.values()
+    }
 
 
 def agree(view: View, model: Model) -> None:
@@ -128,7 +132,9 @@ def test_an_equal_version_touches_nothing(seed: int, size: int, steps: int) -> N
 
 @settings(max_examples=150, deadline=None)
 @given(seed=seeds, size=sizes, burst=st.integers(1, 12))
-def test_a_burst_costs_one_run_per_affected_partition(seed: int, size: int, burst: int) -> None:  # X7
+def test_a_burst_costs_one_run_per_affected_partition(
+    seed: int, size: int, burst: int
+) -> None:  # X7
     """Changes within one wave, over any sources, cost at most one run of each cell below them."""
     history = History(random.Random(seed), size)
     finish_everything(history)
@@ -179,4 +185,4 @@ def test_no_cell_starves_under_steady_change(seed: int, size: int) -> None:  # X
                 blocked = (s := view.status(*other.key)) is not None and s.activity == "blocked"
                 if same and not other.home.is_wall and other not in reached and not blocked:
                     reached.append(other)
-    assert all(runs[tuple(c.key)] >= 2 for c in reached[1:])  # type: ignore[index]
+    assert all(runs[c.home.spec.key, c.partition] >= 2 for c in reached[1:])

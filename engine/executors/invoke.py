@@ -1,4 +1,6 @@
-"""Call an asset's function, in a thread or on the loop, and turn every way it can end into a value."""
+"""Call an asset's function, in a thread or on the loop, and turn every way it can end into
+a value.
+"""
 
 import threading
 import traceback
@@ -13,7 +15,9 @@ from freshet.engine.errors import FreshetError
 from freshet.engine.events import FailureKind
 
 MAX_ERROR_CHARS = 300
-"""Of the message of a failure kept in its event; with the detail it stays well below 1 kB of stream."""
+"""Of the message of a failure kept in its event; with the detail it stays well below 1 kB of
+stream.
+"""
 
 MAX_DETAIL_CHARS = 900
 """Of the end of the traceback kept in the event: the frames nearest to the fault."""
@@ -23,7 +27,9 @@ T = TypeVar("T")
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """An attempt that produced nothing: what kind of failure, in a line, and the end of its traceback."""
+    """An attempt that produced nothing: what kind of failure, in a line, and the end of its
+    traceback.
+    """
 
     kind: FailureKind
     error: str
@@ -31,7 +37,9 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class Permit:
-    """The right to publish, taken by exactly one side: the work that finished, or the timeout that gave up."""
+    """The right to publish, taken by exactly one side: the work that finished, or the timeout that
+    gave up.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -73,7 +81,9 @@ async def in_thread(
     def guarded() -> T | Failed:
         try:
             return work(permit)
-        except BaseException as error:  # recorded: every way a user's function ends becomes an event
+        except (
+            BaseException
+        ) as error:  # recorded: every way a user's function ends becomes an event
             return failure(error)
 
     with anyio.move_on_after(timeout):

@@ -37,7 +37,9 @@ class Store(Protocol):
         ...
 
     def publish(self, staged: Staged) -> None:
-        """Make the staged value visible as this version and as the current one; durable on return."""
+        """Make the staged value visible as this version and as the current one; durable on
+        return.
+        """
         ...
 
     def discard(self, run: int) -> None:

@@ -1,0 +1,390 @@
+"""The embedded stream: one SQLite file, one writer with group commit, any number of readers."""
+
+import asyncio
+import os
+import sqlite3
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Self, TypeVar
+
+import aiosqlite
+import anyio
+from anyio.to_thread import run_sync
+
+from freshet.engine.errors import FencedError, FreshetError, StreamError
+from freshet.engine.events import AnyEvent, Recorded, Unknown
+from freshet.engine.lease import Lease
+from freshet.engine.sqlite_file import create, in_one_hop, is_new, may, reading, refusal, writing
+from freshet.engine.sqlite_rows import (
+    NotStoredError,
+    Tail,
+    head_of,
+    read_rows,
+    read_subject,
+    tail_of,
+    verify,
+    write_group,
+)
+from freshet.engine.stream import (
+    MAX_BATCH,
+    MAX_PENDING,
+    Append,
+    Recent,
+    closed_error,
+    follow,
+    prepare,
+    wall_clock,
+)
+
+POLL_SECONDS = 0.05
+"""How often a reader asks whether the file has changed: too short to notice, too rare to cost."""
+
+T = TypeVar("T")
+
+
+class SqliteReader:
+    """Reads a stream that another process may be writing; never writes and never checkpoints.
+
+    Everything read is checked against the hash chain. `head` is as of the last look at the file.
+    """
+
+    def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
+        self._path = path
+        self._connection = connection
+        self._head = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path) -> AsyncIterator[Self]:
+        """Open an existing stream for reading, also in a folder that cannot be written.
+
+        Raises StreamError for a file that is missing, no stream, or of a newer format.
+        """
+        if is_new(path):
+            raise StreamError(
+                f"there is no stream at {path}",
+                hint="start a daemon there first, or check the path",
+            )
+        async with reading(path) as connection:
+            reader = cls(path, connection)
+            await reader.refresh()
+            yield reader
+
+    @property
+    def head(self) -> int:
+        """The newest position as of the last look at the file; `refresh` looks again."""
+        return self._head
+
+    async def refresh(self) -> int:
+        """Look at the file and return its head."""
+        self._head = await self._ask(head_of)
+        return self._head
+
+    async def read(
+        self,
+        after: int = 0,
+        *,
+        limit: int = MAX_BATCH,
+        subject: str | None = None,
+        until: int | None = None,
+    ) -> list[Recorded]:
+        """At most `limit` events after `after` (up to `until`), in order, or those about `subject`.
+
+        Raises StreamError naming the first position that is missing or damaged.
+        """
+        head = until if until is not None else await self.refresh()
+        if subject is not None:
+            return await self._ask(
+                lambda db: read_subject(db, self._path, subject, after, head, limit)
+            )
+        return await self._ask(lambda db: read_rows(db, self._path, max(after, 0), head, limit))
+
+    async def at(self, position: int) -> Recorded | None:
+        """The event at this position, or None when there is none."""
+        found = await self.read(position - 1, limit=1) if position > 0 else []
+        return found[0] if found else None
+
+    async def follow(self, after: int = 0) -> AsyncIterator[list[Recorded]]:
+        """All events after `after`, in batches, in order, for ever; looks every `POLL_SECONDS`."""
+        position, seen = max(after, 0), -1
+        while True:
+            version: int = await self._ask(
+                lambda db: db.execute("PRAGMA data_version").fetchone()[0]
+            )
+            while version != seen and (batch := await self.read(position)):
+                position = batch[-1].position
+                yield batch
+            seen = version
+            await anyio.sleep(POLL_SECONDS)
+
+    async def cursor(self, sensor: str) -> Mapping[str, str]:
+        """The sensor's cursor as stored with the newest event."""
+        query = "SELECT item, value FROM cursors WHERE sensor = ?"
+        return dict(await self._ask(lambda db: db.execute(query, (sensor,)).fetchall()))
+
+    async def verify(self, after: int = 0) -> int:
+        """Check the hash chain after `after`, from 0 on also cursors and indexes; return the head.
+
+        Raises StreamError naming the first position that is wrong. Changes nothing.
+        """
+        return await self._ask(lambda db: verify(db, self._path, max(after, 0)))
+
+    async def tail(self) -> Tail:
+        """Where a writer would go on; the last event is verified."""
+        return await self._ask(lambda db: tail_of(db, self._path))
+
+    async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await in_one_hop(self._connection, question)
+        except sqlite3.Error as error:
+            raise refusal(self._path, error) from error
+
+
+class _Waiting(NamedTuple):
+    append: Append
+    outcome: asyncio.Future[range]
+
+
+class SqliteStream:
+    """The writer of a stream, and its readers' view within the same process.
+
+    One task and one connection write; nothing is written before the first append. Reading goes
+    through a read-only connection or the ring of recent events. Not thread-safe: one event loop.
+    """
+
+    def __init__(
+        self, path: Path, reader: SqliteReader, tail: Tail, clock: Callable[[], int]
+    ) -> None:
+        self._path = path
+        self._reader = reader
+        self._tail = tail
+        self._claimed = False
+        self._clock = clock
+        self._connection: aiosqlite.Connection | None = None
+        self._recent = Recent(tail.position)
+        self._queue: deque[_Waiting] = deque()
+        self._pending = 0
+        self._arrived = asyncio.Event()
+        self._turn = anyio.Lock()
+        self._room = asyncio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, path: Path, *, clock: Callable[[], int] = wall_clock
+    ) -> AsyncIterator[Self]:
+        """Become the writer of the stream at `path`; it and its folder are created when missing.
+
+        Raises InUseError when another writer has it, StreamError for a file that is no stream, of a
+        newer format, damaged at its end, or cannot be written. On leaving, what was accepted is
+        committed, the write-ahead file is folded in, and followers finish.
+        """
+        lease = Lease.take(path)
+        stream: Self | None = None
+        try:
+            await _prepare_file(path)
+            async with SqliteReader.open(path) as reader:
+                stream = cls(path, reader, await reader.tail(), clock)
+                # A task of its own and not of a task group: it must outlive any cancellation
+                # around it, and wrap no error of the caller. It records its own failures.
+                writer = asyncio.create_task(stream._write(), name="freshet stream writer")
+                try:
+                    yield stream
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        stream._close()
+                        await writer
+        finally:
+            if stream is not None:  # last, so that SQLite leaves nothing beside the file
+                with anyio.CancelScope(shield=True):
+                    await stream._disconnect()
+            lease.release()
+
+    @property
+    def head(self) -> int:
+        """The newest position; 0 when the stream is empty."""
+        return self._recent.head
+
+    @property
+    def pending(self) -> int:
+        """Events accepted and not yet committed; never more than `MAX_PENDING`."""
+        return self._pending
+
+    @property
+    def failure(self) -> StreamError | None:
+        """Why nothing can be appended any more, or None; a full disk is not final, so not here."""
+        return self._recent.failure
+
+    async def append(
+        self,
+        events: Sequence[AnyEvent | Unknown],
+        *,
+        key: str | None = None,
+        expected: int | None = None,
+        actor: str | None = None,
+    ) -> range:
+        """Record the events atomically and return their positions; see `EventStream.append`.
+
+        Cancelled while it waits for room, it records nothing; cancelled later, all of it.
+        """
+        append = prepare(events, key, expected, actor)
+        if self._turn.locked() or not self._fits(append):
+            await self._wait_for_room(append)
+        self._refuse_if_ended()
+        outcome: asyncio.Future[range] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(append, outcome))
+        self._pending += len(append.facts)
+        self._arrived.set()
+        return await outcome
+
+    async def read(
+        self, after: int = 0, *, limit: int = MAX_BATCH, subject: str | None = None
+    ) -> list[Recorded]:
+        """At most `limit` events after `after`, in order; only those about `subject` if given."""
+        if subject is None:
+            recent = self._recent.after(max(after, 0), limit)
+            if recent is not None:
+                return recent
+        return await self._reader.read(after, limit=limit, subject=subject, until=self.head)
+
+    async def at(self, position: int) -> Recorded | None:
+        """The event at this position, or None when there is none."""
+        found = await self.read(position - 1, limit=1) if position > 0 else []
+        return found[0] if found else None
+
+    def follow(self, after: int = 0) -> AsyncIterator[list[Recorded]]:
+        """All events after `after`, in batches, in order, until the stream is closed."""
+        return follow(self._recent, self.read, after)
+
+    async def cursor(self, sensor: str) -> Mapping[str, str]:
+        """The sensor's cursor as of the head: the fold of its `CursorMoved` events."""
+        return await self._reader.cursor(sensor)
+
+    async def verify(self, after: int = 0) -> int:
+        """Check the hash chain after `after`; see `SqliteReader.verify`."""
+        return await self._reader.verify(after)
+
+    # --- the queue ----------------------------------------------------------------------------
+
+    def _fits(self, append: Append) -> bool:
+        return self._pending + len(append.facts) <= MAX_PENDING
+
+    async def _wait_for_room(self, append: Append) -> None:
+        async with self._turn:  # first come, first served, also for large appends
+            while not self._fits(append) and not self._recent.closed:
+                self._room.clear()
+                await self._room.wait()
+
+    def _refuse_if_ended(self) -> None:
+        if self._recent.failure is not None:
+            raise self._recent.failure.with_traceback(None)  # one error, raised to many
+        if self._recent.closed:
+            raise closed_error()
+
+    def _close(self) -> None:
+        self._recent.end()
+        self._room.set()
+        self._arrived.set()
+
+    def _drain(self) -> list[_Waiting]:
+        group, size = [], 0
+        while self._queue and size < MAX_BATCH:
+            group.append(self._queue.popleft())
+            size += len(group[-1].append.facts)
+        self._pending -= size
+        self._room.set()
+        return group
+
+    # --- the writer task ----------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        """Commit what waits in one transaction; what arrives meanwhile is the next one."""
+        while True:
+            while group := self._drain():
+                await self._commit(group)
+            if self._recent.closed:
+                return
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    async def _commit(self, group: list[_Waiting]) -> None:
+        if self._recent.failure is not None:
+            return _refuse(group, self._recent.failure)
+        appends = [waiting.append for waiting in group]
+        try:
+            connection = self._connection = self._connection or await writing(self._path)
+            work = partial(
+                write_group, self._path, self._tail, self._claimed, appends, self._clock()
+            )
+            written = await in_one_hop(connection, work)
+        except BaseException as error:  # recorded: as the failure of the stream and of each append
+            return self._not_committed(group, error)
+        self._tail = written.tail
+        if written.recorded:
+            self._claimed = True
+            self._recent.publish(written.recorded)
+        for waiting, outcome in zip(group, written.outcomes, strict=True):
+            _resolve(waiting.outcome, outcome)
+
+    def _not_committed(self, group: list[_Waiting], error: BaseException) -> None:
+        if isinstance(error, NotStoredError):
+            return _refuse(group, error.refusal)
+        failure = error if isinstance(error, FencedError) else _unknown_outcome(self._path, error)
+        self._recent.end(failure)
+        _refuse(group, failure)
+        if not isinstance(error, Exception):
+            raise error  # cancelled at the end of the loop: its outcome is as unknown as any
+
+    async def _disconnect(self) -> None:
+        if self._connection is None:
+            return
+        try:
+            if self._recent.failure is None:
+                await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error:
+            pass  # a courtesy to those who copy the file: all events are safe beside it as well
+        finally:
+            await self._connection.close()
+
+
+async def _prepare_file(path: Path) -> None:
+    """Make the file if there is none; raise StreamError if it could never be written."""
+    try:
+        if is_new(path):
+            await run_sync(create, path)
+        elif not may(path, os.W_OK):
+            raise StreamError(
+                f"{path} cannot be written", hint="check its permissions; reading works without"
+            )
+    except sqlite3.Error as error:
+        raise refusal(path, error) from error
+    except OSError as error:
+        raise StreamError(
+            f"{path} cannot be created", cause=str(error), hint="check the folder and the disk"
+        ) from error
+
+
+def _resolve(future: asyncio.Future[range], outcome: range | FreshetError) -> None:
+    if future.done():  # its caller was cancelled; the commit stands
+        return
+    if isinstance(outcome, range):
+        future.set_result(outcome)
+    else:
+        future.set_exception(outcome)
+
+
+def _refuse(group: list[_Waiting], error: StreamError) -> None:
+    for waiting in group:
+        _resolve(waiting.outcome, error)
+
+
+def _unknown_outcome(path: Path, error: BaseException) -> StreamError:
+    shown = refusal(path, error) if isinstance(error, sqlite3.Error) else None
+    return StreamError(
+        f"{path}: it is unknown whether the last events were recorded; nothing more is written",
+        cause=shown.cause if shown else repr(error),
+        hint="start again: what is in the stream then is what counts",
+    )

@@ -1,0 +1,244 @@
+"""The SQLite file of a stream: its tables, its making, its connections, why a file is refused."""
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+import aiosqlite
+import anyio
+
+from freshet.engine.errors import StreamError
+
+WAL_LIMIT_BYTES = 64 * 1024 * 1024
+"""What is left of the write-ahead file after it has grown in a burst."""
+
+T = TypeVar("T")
+
+FORMAT = 1
+"""The number of this file format; a file with a higher one is refused untouched."""
+
+BUSY_TIMEOUT_MS = 5000
+"""How long a connection waits for another: only while a reader recovers the file after a crash."""
+
+# Every index ends with the rowid, which is the position: events_subject is on (subject, position).
+# `span` is the number of events of a keyed append: the same key again returns all its positions.
+SCHEMA = f"""
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+INSERT INTO meta VALUES ('format', {FORMAT});
+CREATE TABLE events (
+    position INTEGER PRIMARY KEY,
+    recorded_at INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    key TEXT,
+    span INTEGER,
+    cause INTEGER,
+    actor TEXT,
+    epoch INTEGER NOT NULL,
+    data TEXT NOT NULL,
+    hash BLOB NOT NULL
+);
+CREATE INDEX events_subject ON events (subject);
+CREATE UNIQUE INDEX events_key ON events (key) WHERE key IS NOT NULL;
+CREATE TRIGGER events_no_update BEFORE UPDATE ON events BEGIN
+    SELECT RAISE(ABORT, 'events are immutable: append another event instead');
+END;
+CREATE TRIGGER events_no_delete BEFORE DELETE ON events BEGIN
+    SELECT RAISE(ABORT, 'events are immutable: the history is kept whole');
+END;
+CREATE TABLE cursors (
+    sensor TEXT, item TEXT, value TEXT NOT NULL, PRIMARY KEY (sensor, item)
+) WITHOUT ROWID;
+CREATE TABLE checkpoints (
+    name TEXT PRIMARY KEY, position INTEGER NOT NULL, data BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE lease (
+    one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL, pid INTEGER, host TEXT
+);
+INSERT INTO lease VALUES (1, 0, NULL, NULL);
+"""
+
+
+def create(path: Path) -> None:
+    """Make an empty stream, whole or not at all, in place of nothing or of an empty file."""
+    beside = path.with_name(path.name + "-wal")
+    if beside.exists() and beside.stat().st_size:
+        raise StreamError(
+            f"{path} is missing or empty, but {beside.name} beside it has events",
+            cause="the two files are one database; without the first the second cannot be read",
+            hint=f"bring {path.name} back, or move {beside.name} away to begin anew",
+        )
+    new = path.with_name(path.name + ".new")
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        Path(f"{new}{suffix}").unlink(missing_ok=True)
+    with closing(sqlite3.connect(new, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+    new.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name must survive a power loss as its content does
+    finally:
+        os.close(folder)
+
+
+def is_new(path: Path) -> bool:
+    """Is there nothing yet? An empty file counts as nothing."""
+    return not path.exists() or path.stat().st_size == 0
+
+
+def may(path: Path, mode: int) -> bool:
+    """May this process access the file so? As its effective user, whom SQLite acts for."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def uri(path: Path, query: str) -> str:
+    """The SQLite URI of a file with the given options."""
+    return f"file:{quote(os.fsencode(path.absolute()))}?{query}"
+
+
+def check_format(db: sqlite3.Connection, path: Path) -> None:
+    """Raise StreamError unless this is a stream of a format this release can read."""
+    known = db.execute(
+        "SELECT name FROM sqlite_master WHERE name = 'meta' OR name = 'events'"
+    ).fetchall()
+    found = (
+        db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+        if len(known) == 2
+        else None
+    )
+    if found is None or not isinstance(found[0], int):
+        raise StreamError(
+            f"{path} is a SQLite database, but no stream of Freshet",
+            hint="check the path; nothing was changed",
+        )
+    if found[0] > FORMAT:
+        raise StreamError(
+            f"{path} has format {found[0]}, this release knows formats up to {FORMAT}",
+            cause="a newer release of Freshet wrote it",
+            hint="use that release or a newer one; nothing was changed",
+        )
+
+
+async def in_one_hop(
+    connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection], T]
+) -> T:
+    """Run `work` with the raw connection in the connection's own thread.
+
+    A transaction through aiosqlite's public methods takes one trip to the thread per statement
+    (about 15 µs each, and a cancellation can fall between two); `_execute` takes one for all.
+    """
+    result: T = await connection._execute(lambda: work(connection._conn))  # type: ignore[no-untyped-call]
+    return result
+
+
+async def writing(path: Path) -> aiosqlite.Connection:
+    """The connection of the writer; it alone writes and checkpoints."""
+    return await _connect(path, "mode=rw", tune_writer)
+
+
+def tune_writer(db: sqlite3.Connection) -> None:
+    """Set what the writer relies on: durable commits, a bounded write-ahead file."""
+    db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
+    if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        db.execute("PRAGMA journal_mode = WAL")
+
+
+def _tune_reader(path: Path, db: sqlite3.Connection) -> None:
+    db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    db.execute("PRAGMA wal_autocheckpoint = 0")
+    check_format(db, path)
+
+
+@asynccontextmanager
+async def reading(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+    connection = await _connect_reader(path)
+    try:
+        yield connection
+    finally:
+        with anyio.CancelScope(shield=True):
+            await connection.close()
+
+
+async def _connect_reader(path: Path) -> aiosqlite.Connection:
+    try:
+        return await _connect(path, "mode=ro", partial(_tune_reader, path))
+    except sqlite3.Error as error:
+        if may(path.parent, os.W_OK) or not may(path, os.R_OK):
+            raise refusal(path, error) from error
+    # SQLite wants to make its -shm file beside a write-ahead database; where that cannot be, the
+    # file may still be read as it is, provided that no newer events lie in the write-ahead file.
+    beside = path.with_name(path.name + "-wal")
+    if beside.exists() and beside.stat().st_size:
+        raise StreamError(
+            f"{path} cannot be read where it is",
+            cause=f"its newest events are in {beside.name}, which needs a writable folder",
+            hint="copy both files to a folder that can be written and read them there",
+        )
+    try:
+        return await _connect(path, "mode=ro&immutable=1", partial(_tune_reader, path))
+    except sqlite3.Error as error:
+        raise refusal(path, error) from error
+
+
+async def _connect(
+    path: Path, query: str, tune: Callable[[sqlite3.Connection], None]
+) -> aiosqlite.Connection:
+    # aiosqlite leaves its thread to itself when a file cannot be opened, and the thread fails
+    # loudly once the loop is closed; so the file is opened here, and the thread gets it open.
+    db = sqlite3.connect(uri(path, query), uri=True, isolation_level=None, check_same_thread=False)
+    connection = aiosqlite.Connection(lambda: db, iter_chunk_size=1)
+    with anyio.CancelScope(shield=True):
+        await connection
+        try:
+            await in_one_hop(connection, tune)
+        except BaseException:
+            await connection.close()
+            raise
+    return connection
+
+
+def damaged(path: Path, position: int, why: str) -> StreamError:
+    """The error that names the first event that cannot be trusted."""
+    return StreamError(
+        f"{path} is damaged at position {position}: {why}",
+        cause="the file was changed by something other than Freshet, or the disk lost data",
+        hint="restore it from a copy; events before it are sound; nothing was changed",
+    )
+
+
+def refusal(path: Path, error: sqlite3.Error) -> StreamError:
+    """What an error of SQLite means for the person who runs Freshet."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    seen = f"{error} ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
+    if code == sqlite3.SQLITE_NOTADB:
+        return StreamError(
+            f"{path} is no SQLite database", cause=seen, hint="check the path; nothing was changed"
+        )
+    if code == sqlite3.SQLITE_CORRUPT:
+        return StreamError(
+            f"{path} is damaged", cause=seen, hint="restore it from a copy; nothing was changed"
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return StreamError(
+            f"{path}: the disk is full, the events were not recorded",
+            cause=seen,
+            hint="make space; the next append is tried as usual",
+        )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StreamError(
+            f"{path} is locked by another program, the events were not recorded",
+            cause=seen,
+            hint="close what else has the file open for writing",
+        )
+    return StreamError(
+        f"{path} cannot be used", cause=seen, hint="check the disk and the permissions"
+    )

@@ -1,0 +1,309 @@
+"""Events as rows of a SQLite file: written in groups, chained by hashes, checked whenever read."""
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+from socket import gethostname
+from typing import NamedTuple
+
+import msgspec
+
+from freshet.engine.errors import FencedError, FreshetError, StreamError
+from freshet.engine.events import CursorMoved, Recorded, decode
+from freshet.engine.sqlite_file import damaged, refusal
+from freshet.engine.stream import MAX_BATCH, Append, conflict, move_cursor, place
+
+GENESIS = bytes(16)
+"""The hash before the first event."""
+
+NOT_STORED = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+"""Errors after which nothing was recorded for certain, and the next append may well succeed."""
+
+COLUMNS = (
+    "position, recorded_at, type, subject, key, span, cause, actor, epoch, CAST(data AS BLOB), hash"
+)
+INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?)"
+SELECT = f"SELECT {COLUMNS} FROM events WHERE position BETWEEN ? AND ? ORDER BY position"
+SELECT_SUBJECT = f"""
+SELECT {COLUMNS}, (SELECT hash FROM events AS before WHERE before.position = events.position - 1)
+FROM events WHERE subject = ? AND position > ? AND position <= ? ORDER BY position LIMIT ?
+"""
+
+Content = tuple[int, int, str, str, str | None, int | None, int | None, str | None, int, bytes]
+"""A row up to its hash, in the order of the columns."""
+
+Row = tuple[int, int, str, str, str | None, int | None, int | None, str | None, int, bytes, bytes]
+"""A whole row: its content and its hash."""
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Tail(NamedTuple):
+    """Where the next event goes: the last position, time and hash, and the epoch as last seen."""
+
+    position: int
+    recorded_at: int
+    hash: bytes
+    epoch: int
+
+
+def chain(previous: bytes, content: Content) -> bytes:
+    """The hash of a row: BLAKE2b (16 bytes) of the previous hash and the content as MessagePack."""
+    return blake2b(previous + _pack(content), digest_size=16).digest()
+
+
+class Written(NamedTuple):
+    """What a transaction did: where the next event goes, one outcome per append, the new events."""
+
+    tail: Tail
+    outcomes: list[range | FreshetError]
+    recorded: list[Recorded]
+
+
+class NotStoredError(Exception):
+    """The transaction was rolled back for certain; carries the error to show."""
+
+    def __init__(self, refusal: StreamError) -> None:
+        self.refusal = refusal
+        super().__init__(refusal.message)
+
+
+def write_group(
+    path: Path, tail: Tail, claimed: bool, appends: list[Append], now: int, db: sqlite3.Connection
+) -> Written:
+    """Commit all appends of a group in one transaction; a refused one does not hinder the others.
+
+    The first transaction of a writer (not yet `claimed`) takes the next epoch. Raises FencedError,
+    NotStoredError, or an error of SQLite after which it is unknown what was recorded.
+    """
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        _check_epoch(db, path, tail)
+        epoch = tail.epoch if claimed else tail.epoch + 1
+        rows: list[Row] = []
+        written = _place_group(db, tail, epoch, appends, max(now, tail.recorded_at), rows)
+        if not rows:
+            db.execute("ROLLBACK")
+            return written._replace(tail=tail)
+        if not claimed:
+            who = (epoch, os.getpid(), gethostname())
+            db.execute("UPDATE lease SET epoch = ?, pid = ?, host = ?", who)
+        db.executemany(INSERT, rows)
+        _move_cursors(db, written.recorded)
+        db.execute("COMMIT")
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in NOT_STORED and _rolled_back(db, tail):
+            raise NotStoredError(refusal(path, error)) from error
+        raise
+    except FencedError:
+        db.execute("ROLLBACK")
+        raise
+    return written
+
+
+def _check_epoch(db: sqlite3.Connection, path: Path, tail: Tail) -> None:
+    epoch, pid, host = db.execute("SELECT epoch, pid, host FROM lease").fetchone()
+    if epoch != tail.epoch:
+        raise FencedError(
+            f"{path} was taken over by process {pid} on host {host}",
+            cause=f"it writes with epoch {epoch}, this process with {tail.epoch}",
+            hint="let the other one write; start this process again only when it has stopped",
+        )
+
+
+def _place_group(
+    db: sqlite3.Connection, tail: Tail, epoch: int, appends: list[Append], now: int, rows: list[Row]
+) -> Written:
+    position, previous = tail.position, tail.hash
+    keys: dict[str, range] = {}
+    outcomes: list[range | FreshetError] = []
+    recorded: list[Recorded] = []
+    for append in appends:
+        outcome = _earlier(db, keys, append.key) or conflict(append, position)
+        if outcome is None:
+            placed = place(append, position + 1, now, epoch)
+            previous = _add_rows(append, placed, previous, rows)
+            recorded += placed
+            outcome = range(position + 1, position + 1 + len(placed))
+            position += len(placed)
+            if append.key is not None and placed:
+                keys[append.key] = outcome
+        outcomes.append(outcome)
+    return Written(Tail(position, now, previous, epoch), outcomes, recorded)
+
+
+def _earlier(db: sqlite3.Connection, keys: dict[str, range], key: str | None) -> range | None:
+    if key is None or key in keys:
+        return keys.get(key or "")
+    found = db.execute("SELECT position, span FROM events WHERE key = ?", (key,)).fetchone()
+    return range(found[0], found[0] + found[1]) if found else None
+
+
+def _add_rows(append: Append, placed: list[Recorded], previous: bytes, rows: list[Row]) -> bytes:
+    span = len(placed) if append.key is not None else None
+    for item, (_, type_, subject, cause, data) in zip(placed, append.facts, strict=True):
+        content: Content = (
+            item.position, item.recorded_at, type_, subject, item.key,
+            span, cause, item.actor, item.epoch, data,
+        )  # fmt: skip
+        previous = chain(previous, content)
+        rows.append((*content, previous))
+        span = None
+    return previous
+
+
+def _move_cursors(db: sqlite3.Connection, recorded: list[Recorded]) -> None:
+    moved: dict[tuple[str, str], str | None] = {}
+    for item in recorded:
+        if isinstance(item.event, CursorMoved):
+            moved.update(
+                ((item.event.sensor, place), value) for place, value in item.event.items.items()
+            )
+    kept = [(*place, value) for place, value in moved.items() if value is not None]
+    gone = [place for place, value in moved.items() if value is None]
+    if moved:
+        db.executemany("INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)", kept)
+        db.executemany("DELETE FROM cursors WHERE sensor = ? AND item = ?", gone)
+
+
+def _rolled_back(db: sqlite3.Connection, tail: Tail) -> bool:
+    """Undo what is open; is the file as it was?"""
+    try:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        return head_of(db) == tail.position
+    except sqlite3.Error:
+        return False
+
+
+def head_of(db: sqlite3.Connection) -> int:
+    """The newest position in the file."""
+    found: int | None = db.execute("SELECT max(position) FROM events").fetchone()[0]
+    return found or 0
+
+
+def tail_of(db: sqlite3.Connection, path: Path) -> Tail:
+    """Where the next event goes; the last event is verified."""
+    head = head_of(db)
+    epoch: int = db.execute("SELECT epoch FROM lease").fetchone()[0]
+    if head == 0:
+        return Tail(0, 0, GENESIS, epoch)
+    last = read_rows(db, path, head - 1, head, 1)[0]
+    stored = db.execute("SELECT hash FROM events WHERE position = ?", (head,)).fetchone()
+    return Tail(head, last.recorded_at, stored[0], epoch)
+
+
+def read_rows(
+    db: sqlite3.Connection, path: Path, after: int, until: int, limit: int
+) -> list[Recorded]:
+    """At most `limit` events after `after` up to `until`, each checked against the one before it.
+
+    Raises StreamError naming the first position that is missing, damaged or cannot be read.
+    """
+    until = min(until, after + limit)
+    if after >= until:
+        return []
+    first = max(after, 1)  # the row before is read along for its hash
+    rows: Iterable[Row]
+    try:
+        rows = db.execute(SELECT, (first, until)).fetchall()
+    except sqlite3.Error as error:
+        rows = _rows_before_damage(db, path, first, until, error)
+    recorded: list[Recorded] = []
+    previous, expected = GENESIS, first
+    for row in rows:
+        if row[0] != expected:
+            break
+        if expected > after:
+            recorded.append(_verified(path, row, previous))
+        previous = row[10]
+        expected += 1
+    if expected <= until:
+        raise damaged(path, expected, "it is missing")
+    return recorded
+
+
+def read_subject(
+    db: sqlite3.Connection, path: Path, subject: str, after: int, until: int, limit: int
+) -> list[Recorded]:
+    """As `read_rows`, but only those about `subject`."""
+    rows = db.execute(SELECT_SUBJECT, (subject, after, until, max(limit, 0))).fetchall()
+    return [_verified(path, row[:11], row[11] if row[0] > 1 else GENESIS) for row in rows]
+
+
+def verify(db: sqlite3.Connection, path: Path, after: int) -> int:
+    """Check every event after `after`; from the beginning on, also the cursors and the indexes.
+
+    Returns the head it has reached; raises StreamError naming the first position that is wrong.
+    """
+    db.execute("BEGIN")  # one snapshot, whatever the writer does meanwhile
+    try:
+        head = head_of(db)
+        cursors: dict[str, dict[str, str]] = {}
+        for recorded in _all(db, path, after, head):
+            if isinstance(recorded.event, CursorMoved):
+                move_cursor(cursors.setdefault(recorded.event.sensor, {}), recorded.event)
+        if after == 0:
+            _verify_rest(db, path, cursors)
+        return head
+    finally:
+        db.execute("ROLLBACK")
+
+
+def _verify_rest(db: sqlite3.Connection, path: Path, cursors: dict[str, dict[str, str]]) -> None:
+    folded = {(sensor, item, value) for sensor, of in cursors.items() for item, value in of.items()}
+    if folded != set(db.execute("SELECT sensor, item, value FROM cursors")):
+        raise StreamError(
+            f"{path}: the stored cursors are not those that the events say",
+            hint="restore the file from a copy; nothing was changed",
+        )
+    problem = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if problem != "ok":
+        raise StreamError(
+            f"{path} is damaged beside its events",
+            cause=str(problem),
+            hint="restore it from a copy",
+        )
+
+
+def _all(db: sqlite3.Connection, path: Path, after: int, head: int) -> Iterator[Recorded]:
+    while after < head:
+        batch = read_rows(db, path, after, head, MAX_BATCH)
+        yield from batch
+        after = batch[-1].position
+
+
+def _verified(path: Path, row: Row, previous: bytes) -> Recorded:
+    position, recorded_at, type_, _, key, _, cause, actor, epoch, data, stored = row
+    try:
+        sound = chain(previous, row[:10]) == stored
+    except (TypeError, UnicodeEncodeError):  # not even the types of the columns are right
+        sound = False
+    if not sound:
+        raise damaged(path, position, "its hash is not that of its content")
+    try:
+        event = decode(type_, data)
+    except msgspec.DecodeError as error:
+        raise StreamError(
+            f"{path}: the event at position {position} cannot be read as {type_}",
+            cause=str(error),
+            hint="it was written by another release; use that one",
+        ) from error
+    return Recorded(position, recorded_at, event, cause, actor, key, epoch)
+
+
+def _rows_before_damage(
+    db: sqlite3.Connection, path: Path, first: int, until: int, error: sqlite3.Error
+) -> Iterator[Row]:
+    """The rows that can be read one by one, then the error naming the first that cannot."""
+    for position in range(first, until + 1):
+        try:
+            row: Row | None = db.execute(SELECT, (position, position)).fetchone()
+        except sqlite3.Error as found:
+            raise damaged(path, position, str(found)) from found
+        if row is None:
+            raise damaged(path, position, "it is missing")
+        yield row
+    raise refusal(path, error) from error

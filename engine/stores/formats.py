@@ -1,0 +1,220 @@
+"""Values as bytes and back: the format follows from the value's type, the form of loading from the
+annotation.
+"""
+
+import pickle
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from freshet.engine.errors import StoreError
+
+TABLES = {"polars": "DataFrame", "pandas": "DataFrame", "pyarrow": "Table"}
+"""The table types we store as Parquet, by the package they come from."""
+
+
+class Encoded(msgspec.Struct, frozen=True):
+    """A value as bytes, the suffix that names its format, and the number of rows if it is
+    a table.
+    """
+
+    suffix: str
+    data: bytes
+    rows: int | None = None
+
+
+def encode(value: Any, *, allow_pickle: bool = False) -> Encoded:
+    """The stored form of a value. Raises StoreError naming its type when there is none."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return Encoded(".bin", bytes(value))
+    if isinstance(value, str):
+        return Encoded(".txt", value.encode("utf-8", "surrogatepass"))
+    if isinstance(value, Path):
+        return _encode_file(value)
+    package = table_package(value)
+    if package is not None:
+        return _encode_table(package, value)
+    try:
+        return Encoded(".json", msgspec.json.encode(value, order="deterministic"))
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        if allow_pickle:
+            return Encoded(".pickle", pickle.dumps(value, protocol=5))
+        raise StoreError(
+            f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot be stored",
+            cause=str(error),
+            hint="return bytes, text, plain values, msgspec Structs, dataclasses, a polars, pandas"
+            " or Arrow table, or a Path; or allow pickle by name: LocalStore(..., fallback='pickle')",
+        ) from None
+
+
+def decode(suffix: str, data: bytes, annotation: Any) -> Any:
+    """The value again, in the form the annotation asks for; none or Any: as it was stored."""
+    annotation = None if annotation is Any or annotation is object else annotation
+    if suffix == ".txt":
+        return data.decode("utf-8", "surrogatepass")
+    if suffix == ".json":
+        return decode_json(data, annotation)
+    if suffix == ".parquet":
+        return read_table(_wanted(annotation) or _first_installed(), ".parquet", data)
+    if suffix == ".pickle":
+        return pickle.loads(data)
+    return data
+
+
+def decode_json(data: bytes, annotation: Any) -> Any:
+    """JSON as the annotation's type; StoreError naming field and type when it does not fit."""
+    try:
+        return msgspec.json.decode(data, type=Any if annotation is None else annotation)
+    except msgspec.ValidationError as error:
+        raise StoreError(f"the stored value is no {annotation}", cause=str(error)) from None
+    except msgspec.DecodeError as error:
+        raise StoreError("the content is no JSON", cause=str(error)) from None
+    except TypeError:
+        return msgspec.json.decode(data)  # an annotation msgspec knows nothing of: plain values
+
+
+def table_package(value: Any) -> str | None:
+    """The package of a table value, told by name so that no package is imported to ask."""
+    for kind in type(value).__mro__:
+        package = kind.__module__.partition(".")[0]
+        if package in TABLES and kind.__name__ in (TABLES[package], "LazyFrame"):
+            return package
+    return None
+
+
+def wanted_package(annotation: Any) -> str | None:
+    """The package of an annotation that is a table type."""
+    return _wanted(annotation)
+
+
+def read_table(package: str, suffix: str, data: bytes) -> Any:
+    """A table of that package from bytes in the format the suffix names."""
+    readers = {"polars": _read_polars, "pandas": _read_pandas, "pyarrow": _read_arrow}
+    try:
+        return readers[package](suffix, data)
+    except ImportError:
+        raise missing_extra(package) from None
+    except StoreError:
+        raise
+    except Exception as error:  # recorded: as the StoreError of the run that reads
+        raise StoreError(
+            f"the content is no {suffix} table", cause=f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def missing_extra(package: str) -> StoreError:
+    """The hint for a table package that is not installed."""
+    extra = "arrow" if package == "pyarrow" else package
+    return StoreError(
+        f"a table asks for {package}, which is not installed",
+        hint=f"pip install 'freshet[{extra}]'",
+    )
+
+
+def _wanted(annotation: Any) -> str | None:
+    if not isinstance(annotation, type):
+        return None
+    package = annotation.__module__.partition(".")[0]
+    return package if package in TABLES else None
+
+
+def _first_installed() -> str:
+    for package in TABLES:
+        try:
+            __import__(package)
+        except ImportError:
+            continue
+        return package
+    raise missing_extra("polars")
+
+
+def _encode_file(path: Path) -> Encoded:
+    try:
+        return Encoded(path.suffix or ".bin", path.read_bytes())
+    except OSError as error:
+        raise StoreError(f"the returned file {path} cannot be read", cause=str(error)) from error
+
+
+def _encode_table(package: str, value: Any) -> Encoded:
+    try:
+        if package == "polars":
+            frame = value.collect() if hasattr(value, "collect") else value
+            buffer = BytesIO()
+            frame.write_parquet(buffer)
+            return Encoded(".parquet", buffer.getvalue(), frame.height)
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.Table.from_pandas(value) if package == "pandas" else value
+        sink = BytesIO()
+        pq.write_table(table, sink)
+        return Encoded(".parquet", sink.getvalue(), table.num_rows)
+    except ImportError:
+        raise missing_extra("pyarrow" if package == "pandas" else package) from None
+    except Exception as error:  # recorded: as the StoreError of the run that stores
+        raise StoreError(
+            f"a {package} table cannot be written as Parquet",
+            cause=f"{type(error).__name__}: {error}",
+        ) from error
+
+
+def _read_polars(suffix: str, data: bytes) -> Any:
+    import polars as pl
+
+    source = BytesIO(data)
+    readers: dict[str, Callable[[], Any]] = {
+        ".csv": lambda: pl.read_csv(source, try_parse_dates=True),
+        ".tsv": lambda: pl.read_csv(source, separator="\t", try_parse_dates=True),
+        ".parquet": lambda: pl.read_parquet(source),
+        ".json": lambda: pl.read_json(source),
+        ".ndjson": lambda: pl.read_ndjson(source),
+        ".arrow": lambda: pl.read_ipc(source),
+    }
+    return _reader(readers, suffix)()
+
+
+def _read_pandas(suffix: str, data: bytes) -> Any:
+    import pandas as pd
+
+    source = BytesIO(data)
+    readers: dict[str, Callable[[], Any]] = {
+        ".csv": lambda: pd.read_csv(source),
+        ".tsv": lambda: pd.read_csv(source, sep="\t"),
+        ".parquet": lambda: pd.read_parquet(source),
+        ".json": lambda: pd.read_json(source),
+        ".ndjson": lambda: pd.read_json(source, lines=True),
+        ".arrow": lambda: pd.read_feather(source),
+    }
+    return _reader(readers, suffix)()
+
+
+def _read_arrow(suffix: str, data: bytes) -> Any:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.feather
+    import pyarrow.json
+    import pyarrow.parquet
+
+    source = BytesIO(data)
+    tabs = pyarrow.csv.ParseOptions(delimiter="\t")
+    readers: dict[str, Callable[[], Any]] = {
+        ".csv": lambda: pyarrow.csv.read_csv(source),
+        ".tsv": lambda: pyarrow.csv.read_csv(source, parse_options=tabs),
+        ".parquet": lambda: pyarrow.parquet.read_table(source),
+        ".ndjson": lambda: pyarrow.json.read_json(source),
+        ".arrow": lambda: pa.ipc.open_file(source).read_all(),
+    }
+    return _reader(readers, suffix)()
+
+
+def _reader(readers: dict[str, Callable[[], Any]], suffix: str) -> Callable[[], Any]:
+    reader = readers.get(suffix)
+    if reader is None:
+        raise StoreError(
+            f"'{suffix}' is no format a table can be read from",
+            hint=f"use one of {', '.join(readers)}, or annotate the parameter as Path",
+        )
+    return reader
