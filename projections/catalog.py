@@ -1,4 +1,6 @@
-"""The catalog: the newest recorded version of every asset partition, defined or not, and its provenance."""
+"""The catalog: the newest recorded version of every asset partition, defined or not, and its
+provenance.
+"""
 
 import msgspec
 
@@ -36,7 +38,9 @@ class Version(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Catalog:
-    """The projection: `current` by asset and partition, `definitions` as last deployed, `removed` ones."""
+    """The projection: `current` by asset and partition, `definitions` as last deployed, `removed`
+    ones.
+    """
 
     def __init__(self) -> None:
         self.current: dict[AssetKey, dict[PartitionKey, Version]] = {}

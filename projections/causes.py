@@ -84,7 +84,8 @@ def status(cell: Cell) -> Status:
 
 
 def stale_causes(cell: Cell) -> tuple[StaleCause, ...]:
-    """What differs between what the cell consumed and what is there now; never empty when it owes."""
+    """What differs between what the cell consumed and what is there now; never empty when it owes.
+    """
     causes = []
     key = cell.key
     if cell.version is None:
@@ -106,7 +107,9 @@ def stale_causes(cell: Cell) -> tuple[StaleCause, ...]:
 
 
 def changed_inputs(cell: Cell) -> tuple[tuple[Cause, ...], int]:
-    """The newest inputs that changed since the cell was last built (at most MAX_CAUSES), and how many."""
+    """The newest inputs that changed since the cell was last built (at most MAX_CAUSES), and how
+    many.
+    """
     causes: list[Cause] = []
     count = 0
     for link in cell.home.up:

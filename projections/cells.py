@@ -81,7 +81,8 @@ class Cell:
         self.hash = 0
         self.changed_at = 0
         self.started_at = 0
-        """Position of the run that made the current value: inputs changed later are unseen by it."""
+        """Position of the run that made the current value: inputs changed later are unseen by it.
+        """
         self.forced = 0
         """Position of the newest wish to rebuild even from equal inputs; 0 for none."""
         self.demand = 0
@@ -104,7 +105,9 @@ class Cell:
 
 
 class Link:
-    """One edge between two asset states; `all_` when every partition depends on all of the upstream's."""
+    """One edge between two asset states; `all_` when every partition depends on all of the
+    upstream's.
+    """
 
     __slots__ = ("all_", "other")
 
@@ -148,7 +151,8 @@ class AssetState:
         return contains(self.spec.partitions, partition)
 
     def set_version(self, cell: Cell, version: str | None, position: int) -> None:
-        """Give the cell a version (None: withdrawn), keeping sum, count and order of change true."""
+        """Give the cell a version (None: withdrawn), keeping sum, count and order of change true.
+        """
         self.forget_version(cell)
         if version is not None:
             cell.version = version
@@ -178,7 +182,9 @@ class AssetState:
         heapify(self._heap)
 
     def min_eff(self) -> int:
-        """The oldest debt among all partitions, amortised O(log n): outdated entries are dropped here."""
+        """The oldest debt among all partitions, amortised O(log n): outdated entries are dropped
+        here.
+        """
         heap = self._heap
         while heap:
             debt, partition = heap[0]
@@ -206,7 +212,9 @@ def upstream_eff(cell: Cell) -> int:
 
 
 def input_missing(link: Link, partition: PartitionKey) -> bool:
-    """Is there no value to read over this edge? All-to-one over a bounded upstream waits for all of it."""
+    """Is there no value to read over this edge? All-to-one over a bounded upstream waits for all of
+    it.
+    """
     upstream = link.other
     if link.all_:
         return upstream.versions == 0 or upstream.versions < upstream.expected
@@ -227,7 +235,8 @@ def fingerprint(cell: Cell) -> int:
 
 
 def threshold(cell: Cell) -> int:
-    """The gate: a finite demand waits for all that was demanded, an unlimited one for its own debt."""
+    """The gate: a finite demand waits for all that was demanded, an unlimited one for its own debt.
+    """
     return cell.demand if cell.home.is_wall and cell.demand else cell.owed
 
 
@@ -241,7 +250,8 @@ def gate_open(cell: Cell) -> bool:
 
 
 def must_run(cell: Cell) -> bool:
-    """Would a run now do something new: other inputs or code, nothing there, or a wish to rebuild?"""
+    """Would a run now do something new: other inputs or code, nothing there, or a wish to rebuild?
+    """
     return (
         cell.version is None
         or cell.forced > 0

@@ -1,7 +1,9 @@
 """Debts: how a change spreads to what newly owes, and how debts are paid, cut off or found ready.
 
-The mechanism of DESIGN.md's appendix; `staleness` says which event sets what in motion. Debts spread
-from a change to what newly owes (push); gates open as debts are paid, and whatever turns out equal is
+The mechanism of DESIGN.md's appendix; `staleness` says which event sets what in motion. Debts
+spread
+from a change to what newly owes (push); gates open as debts are paid, and whatever turns out equal
+is
 cut off without a run (pull). The cost is the number of cells that move, not the size of the graph.
 Invariant once settled: no cell is fresher than what it is made from, `eff(n) <= eff(u)`.
 """
@@ -38,7 +40,8 @@ class Keepsake(NamedTuple):
 
 
 class Debts:
-    """All cells, what they owe, and which of them may run. Changed by the fold of staleness alone."""
+    """All cells, what they owe, and which of them may run. Changed by the fold of staleness alone.
+    """
 
     def __init__(self) -> None:
         self.states: dict[AssetKey, AssetState] = {}
@@ -60,7 +63,9 @@ class Debts:
     # --- partitions that come and go ----------------------------------------------------------
 
     def open(self, state: AssetState, key: PartitionKey, mark: int) -> Cell:
-        """Bring a partition into being, and with it those that open downstream definitions derive from it."""
+        """Bring a partition into being, and with it those that open downstream definitions derive
+        from it.
+        """
         cell = state.cells.get(key)
         if cell is None:
             cell = self.revive(state, key)
@@ -74,7 +79,9 @@ class Debts:
         return cell
 
     def revive(self, state: AssetState, key: PartitionKey) -> Cell:
-        """A cell for a partition that comes into being: a new one, or as far as it is remembered the old."""
+        """A cell for a partition that comes into being: a new one, or as far as it is remembered
+        the old.
+        """
         name = AssetPartition(state.spec.key, key)
         cell = self.ghosts.pop(name, None) or Cell(state, key)
         cell.home = state

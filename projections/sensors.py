@@ -6,7 +6,9 @@ from freshet.engine.events import CursorMoved, Recorded, SensorFailed, SensorRec
 
 
 class SensorHealth(msgspec.Struct, frozen=True):
-    """A sensor's last sign of life (position and recorded time, µs) and its error, empty while it works."""
+    """A sensor's last sign of life (position and recorded time, µs) and its error, empty while it
+    works.
+    """
 
     sensor: str
     position: int

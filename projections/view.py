@@ -44,7 +44,9 @@ class View:
         return status(cell) if cell is not None else None
 
     def lag_us(self, asset: AssetKey, partition: PartitionKey, now_us: int) -> int:
-        """How far behind the outside world it is: now minus the recorded time of what it owes; 0 if fresh."""
+        """How far behind the outside world it is: now minus the recorded time of what it owes; 0 if
+        fresh.
+        """
         cell = self.staleness.cell(asset, partition)
         if cell is None:
             return 0

@@ -1,0 +1,169 @@
+"""Durable appends against raw sqlite3: same columns, indexes, triggers and PRAGMAs, same run.
+
+    python benchmarks/append.py
+
+Rounds of all sides alternate, so that a busy disk hurts all; the median round counts. The third
+side is raw sqlite3 in a thread of its own, one trip per transaction: what no design that keeps the
+event loop free of fsync can pass when a single caller waits for each append.
+"""
+
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import aiosqlite
+import anyio
+
+from freshet.engine.events import Materialized
+from freshet.engine.sqlite import SqliteStream
+from freshet.engine.sqlite_file import create, in_one_hop, tune_writer
+from freshet.engine.sqlite_rows import INSERT, Row, head_of
+
+ROUNDS = 7
+"""Rounds of each side: the median of seven shrugs off three disturbed ones."""
+
+CASES = {"1 per append": (1, 400), "100 per append": (100, 100), "1000 per append": (1000, 10)}
+"""Events per append and appends per round: a tenth to half of a second each."""
+
+WRITERS = 20
+"""Tasks that append one event at a time, sharing commits."""
+
+Figures = dict[str, dict[str, float]]
+
+
+def run() -> Figures:
+    """Events per second of Freshet and of raw sqlite3, and their ratio, for each case."""
+    return anyio.run(_run)
+
+
+async def _run() -> Figures:
+    figures: Figures = {}
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        raw_path, hop_path = Path(folder, "raw.db"), Path(folder, "hop.db")
+        create(raw_path)
+        create(hop_path)
+        async with SqliteStream.open(Path(folder, "stream.db")) as stream:
+            with closing(sqlite3.connect(raw_path, isolation_level=None)) as db:
+                tune_writer(db)
+                async with aiosqlite.connect(hop_path, isolation_level=None) as hop:
+                    await in_one_hop(hop, tune_writer)
+                    for name, (size, times) in CASES.items():
+                        figures[name] = await _compare(stream, db, hop, size, times)
+    return figures
+
+
+async def _compare(
+    stream: SqliteStream, db: sqlite3.Connection, hop: aiosqlite.Connection, size: int, times: int
+) -> dict[str, float]:
+    sides: dict[str, list[float]] = {"freshet": [], "raw": [], "thread": [], "shared": []}
+    for _ in range(ROUNDS):
+        sides["raw"].append(_raw(db, size, times))
+        sides["freshet"].append(await _ours(stream, size, times))
+        sides["thread"].append(await _thread(hop, size, times))
+        if size == 1:
+            sides["shared"].append(await _shared(stream, times // 4))
+    figure = {
+        f"{side} per second": statistics.median(found) for side, found in sides.items() if found
+    }
+    figure["ratio to raw"] = figure["freshet per second"] / figure["raw per second"]
+    figure["ratio to thread"] = figure["freshet per second"] / figure["thread per second"]
+    return figure
+
+
+def _events(size: int, start: int) -> list[Materialized]:
+    return [
+        Materialized(
+            asset=f"analytics/asset_{n % 30}",
+            partition=f"2013-01-{n % 28 + 1:02}",
+            run=start + 1,
+            data_version=f"{n:032x}",
+            code_version="5f1d7a84",
+            metadata={"rows": n, "bytes": 12 * n},
+        )
+        for n in range(start, start + size)
+    ]
+
+
+async def _ours(stream: SqliteStream, size: int, times: int) -> float:
+    batches = [_events(size, n * size) for n in range(times)]
+    began = time.perf_counter()
+    for batch in batches:
+        await stream.append(batch)
+    return size * times / (time.perf_counter() - began)
+
+
+async def _shared(stream: SqliteStream, times: int) -> float:
+    async def append(batches: list[list[Materialized]]) -> None:
+        for batch in batches:
+            await stream.append(batch)
+
+    work = [[_events(1, w * times + n) for n in range(times)] for w in range(WRITERS)]
+    began = time.perf_counter()
+    async with anyio.create_task_group() as tasks:
+        for batches in work:
+            tasks.start_soon(append, batches)
+    return WRITERS * times / (time.perf_counter() - began)
+
+
+def _raw(db: sqlite3.Connection, size: int, times: int) -> float:
+    """The limit: rows already made, only their positions counted on."""
+    batches = _raw_batches(head_of(db), size, times)
+    began = time.perf_counter()
+    for batch in batches:
+        _commit(batch, db)
+    return size * times / (time.perf_counter() - began)
+
+
+async def _thread(hop: aiosqlite.Connection, size: int, times: int) -> float:
+    head = await in_one_hop(hop, head_of)
+    batches = _raw_batches(head, size, times)
+    began = time.perf_counter()
+    for batch in batches:
+        await in_one_hop(hop, partial(_commit, batch))
+    return size * times / (time.perf_counter() - began)
+
+
+def _commit(batch: list[Row], db: sqlite3.Connection) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    db.executemany(INSERT, batch)
+    db.execute("COMMIT")
+
+
+def _raw_batches(head: int, size: int, times: int) -> list[list[Row]]:
+    starts = range(head, head + size * times, size)
+    return [[_row(n) for n in range(start, start + size)] for start in starts]
+
+
+def _row(n: int) -> Row:
+    event = _events(1, n)[0]
+    data = (
+        f'{{"type":"Materialized","asset":"{event.asset}","partition":"{event.partition}",'
+        f'"run":{event.run},"data_version":"{event.data_version}","code_version":"5f1d7a84",'
+        f'"metadata":{{"rows":{n},"bytes":{12 * n}}}}}'
+    ).encode()
+    subject = f"{event.asset}@{event.partition}"
+    return (n + 1, 1_357_000_000_000_000 + n, "Materialized", subject, None, None, n + 1, None, 1,
+            data, n.to_bytes(16, "big"))  # fmt: skip
+
+
+def _print(figures: Figures, show: Callable[[str], None] = print) -> None:
+    show(
+        f"{'events per second':<18}{'freshet':>10}{'raw':>10}{'ratio':>7}{'thread':>10}{'ratio':>7}"
+    )
+    for name, figure in figures.items():
+        show(
+            f"{name:<18}{figure['freshet per second']:>10,.0f}"
+            f"{figure['raw per second']:>10,.0f}{figure['ratio to raw']:>7.2f}"
+            f"{figure['thread per second']:>10,.0f}{figure['ratio to thread']:>7.2f}"
+        )
+        if "shared per second" in figure:
+            show(f"  by {WRITERS} tasks{figure['shared per second']:>16,.0f}")
+
+
+if __name__ == "__main__":
+    _print(run())

@@ -1,0 +1,181 @@
+"""Stored events keep their bytes for ever, and what was stored by other releases can be read."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from freshet.engine.events import (
+    EVERY,
+    TYPES,
+    AnyEvent,
+    Cause,
+    CheckEvaluated,
+    CursorMoved,
+    DemandCancelled,
+    Demanded,
+    EngineStarted,
+    EngineStopped,
+    FreshnessBreached,
+    FreshnessRestored,
+    GraphDeployed,
+    Input,
+    Invalidated,
+    Materialized,
+    Observed,
+    PartitionsAdded,
+    PartitionsRemoved,
+    Paused,
+    Resumed,
+    RunAbandoned,
+    RunCancelled,
+    RunFailed,
+    RunStarted,
+    RunSucceeded,
+    SensorFailed,
+    SensorRecovered,
+    SourceChanged,
+    Target,
+    Unknown,
+    cause_of,
+    decode,
+    encode,
+    subject_of,
+    type_of,
+)
+from freshet.engine.keys import AssetPartition
+from freshet.engine.partitions import All, Daily, Static
+from freshet.engine.policies import Manual
+from freshet.engine.specs import AssetSpec, Dependency
+
+GOLDEN = Path(__file__).parent / "golden" / "events-1.jsonl"
+
+DAY = "2013-01-05"
+GRAPH = GraphDeployed(
+    digest="9f2c",
+    assets=(
+        AssetSpec("landing/flights", kind="source", partitions=Daily("2013-01-01")),
+        AssetSpec(
+            "delays",
+            deps=(Dependency("landing/flights", parameter="flights"),),
+            partitions=Daily("2013-01-01", "2013-02-01"),
+            code_version="c1",
+            retries=3,
+            retry_delay_ms=500,
+            timeout_ms=60_000,
+            group="daily",
+            tags={"tier": "gold"},
+            owners=("ana",),
+            kinds=("polars",),
+            description="Delay per day.",
+            metadata={"rows": 7, "ratio": 0.5, "ok": True, "note": None},
+        ),
+        AssetSpec("carriers", deps=(Dependency("delays", All()),), policy=Manual()),
+        AssetSpec("regions", partitions=Static(("north", "süd"))),
+    ),
+)
+
+EVENTS: list[tuple[AnyEvent, str, int | None]] = [
+    # the event, its subject, its cause; one line each in the golden file, in this order
+    (GRAPH, "", None),
+    (SourceChanged("landing/flights", DAY, "v1", {"bytes": 12}), f"landing/flights@{DAY}", None),
+    (SourceChanged("landing/flights", DAY), f"landing/flights@{DAY}", None),
+    (Observed("weather", data_version="w1"), "weather", None),
+    (
+        Materialized(
+            "carriers",
+            run=9,
+            data_version="d1",
+            code_version="c1",
+            inputs=(Input("delays", EVERY, "ab", 8, 31), Input("weather", "", "w1", 4)),
+            metadata={"rows": 16},
+        ),
+        "carriers",
+        9,
+    ),
+    (CheckEvaluated("has_rows", "carriers", run=9, passed=False, blocking=True), "carriers", 9),
+    (
+        RunStarted(
+            (Target("delays", DAY, 3, "ff", "c1"),),
+            attempt=2,
+            policy="manual",
+            reason="retry",
+            causes=(Cause("landing/flights", DAY, 3),),
+            changed=1,
+        ),
+        f"delays@{DAY}",
+        3,
+    ),
+    (RunStarted((Target("a", owed=6), Target("b", owed=5))), "", 5),
+    (RunSucceeded(9, 1200), "run 9", 9),
+    (RunFailed(9, "timeout", "too slow", "trace", 60, 1_357_000_000_000_000), "run 9", 9),
+    (RunCancelled(9, "wrong month"), "run 9", 9),
+    (RunAbandoned(9, "the daemon was killed"), "run 9", 9),
+    (Demanded((AssetPartition("carriers"),), "by hand"), "carriers", None),
+    (DemandCancelled(11), "", 11),
+    (Invalidated((AssetPartition("delays", DAY), AssetPartition("carriers"))), "", None),
+    (PartitionsAdded("customers", ("acme", "süd")), "customers", None),
+    (PartitionsRemoved("customers", ("acme",)), "customers", None),
+    (Paused("group:daily", "backfill", 1_357_000_000_000_000), "group:daily", None),
+    (Resumed("group:daily"), "group:daily", None),
+    (CursorMoved("files", {"a.csv": "12:34", "b.csv": None}), "files", None),
+    (SensorFailed("files", "no such folder"), "files", None),
+    (SensorRecovered("files"), "files", None),
+    (FreshnessBreached("carriers", promise="max_lag 15m", owed=3), "carriers", 3),
+    (FreshnessRestored("carriers", promise="max_lag 15m"), "carriers", None),
+    (EngineStarted("0.1.0", 4711, "host"), "", None),
+    (EngineStopped("SIGTERM"), "", None),
+]
+
+NUMBERED = list(enumerate(event for event, _, _ in EVENTS))
+LINES = GOLDEN.read_bytes().splitlines()
+
+
+def test_every_type_of_event_has_a_golden_line() -> None:
+    assert {type_of(event) for event, _, _ in EVENTS} == set(TYPES)
+    assert len(LINES) == len(EVENTS)
+
+
+@pytest.mark.parametrize(("number", "event"), NUMBERED)
+def test_an_event_is_stored_in_its_golden_bytes(number: int, event: AnyEvent) -> None:
+    assert encode(event) == LINES[number]
+
+
+@pytest.mark.parametrize(("number", "event"), NUMBERED)
+def test_golden_bytes_are_read_as_the_event_they_were(number: int, event: AnyEvent) -> None:
+    assert decode(type_of(event), LINES[number]) == event
+
+
+@pytest.mark.parametrize(("event", "subject", "cause"), EVENTS)
+def test_subject_and_cause_follow_from_the_event(
+    event: AnyEvent, subject: str, cause: int | None
+) -> None:
+    assert (subject_of(event), cause_of(event)) == (subject, cause)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_fields_of_a_newer_release_are_ignored(line: bytes) -> None:
+    fields = msgspec.json.decode(line)
+    newer = msgspec.json.encode(fields | {"of_a_newer_release": {"deep": [1, None]}})
+    assert decode(fields["type"], newer) == decode(fields["type"], line)
+
+
+def test_an_unknown_type_is_passed_through_untouched() -> None:
+    data = b'{"type":"TidesTurned","by":[1,2]}'
+    event = decode("TidesTurned", data)
+    assert event == Unknown("TidesTurned", data)
+    assert (encode(event), type_of(event)) == (data, "TidesTurned")
+    assert (subject_of(event), cause_of(event)) == ("", None)
+
+
+def test_bytes_that_are_no_event_of_their_type_are_refused() -> None:
+    with pytest.raises(msgspec.DecodeError):
+        decode("RunSucceeded", b'{"type":"RunSucceeded","run":"nine"}')
+    with pytest.raises(msgspec.DecodeError):
+        decode("RunSucceeded", b'{"type":"RunSucc')
+
+
+def test_an_event_without_its_optional_fields_is_stored_without_them() -> None:
+    assert encode(SourceChanged("a")) == b'{"type":"SourceChanged","asset":"a"}'
+    assert cause_of(RunStarted((Target("a"),))) is None
+    assert cause_of(Materialized("a")) is None
