@@ -234,8 +234,7 @@ class CursorMoved(Event, frozen=True, tag="CursorMoved"):
     """A sensor's place in the outside source moved: changed items only, none for a removed one.
 
     A cursor is a map of item to place (a file's path to its signature, a topic partition to its
-    offset); the map is the fold of these events and is kept beside the stream in the same
-    transaction.
+    offset): the fold of these events, kept beside the stream in the same transaction.
     """
 
     sensor: str
@@ -298,32 +297,15 @@ class Unknown(msgspec.Struct, frozen=True):
     data: bytes
 
 
+# fmt: off
 AnyEvent = (
-    GraphDeployed
-    | SourceChanged
-    | Observed
-    | Materialized
-    | CheckEvaluated
-    | RunStarted
-    | RunSucceeded
-    | RunFailed
-    | RunCancelled
-    | RunAbandoned
-    | Demanded
-    | DemandCancelled
-    | Invalidated
-    | PartitionsAdded
-    | PartitionsRemoved
-    | Paused
-    | Resumed
-    | CursorMoved
-    | SensorFailed
-    | SensorRecovered
-    | FreshnessBreached
-    | FreshnessRestored
-    | EngineStarted
-    | EngineStopped
+    GraphDeployed | SourceChanged | Observed | Materialized | CheckEvaluated
+    | RunStarted | RunSucceeded | RunFailed | RunCancelled | RunAbandoned
+    | Demanded | DemandCancelled | Invalidated | PartitionsAdded | PartitionsRemoved
+    | Paused | Resumed | CursorMoved | SensorFailed | SensorRecovered
+    | FreshnessBreached | FreshnessRestored | EngineStarted | EngineStopped
 )
+# fmt: on
 
 MAX_CAUSES = 8
 """Changed inputs named in one RunStarted: enough to read, small enough for 1 kB of stream per run.
@@ -372,42 +354,27 @@ def type_of(event: AnyEvent | Unknown) -> str:
 
 
 def subject_of(event: AnyEvent | Unknown) -> str:
-    """What the event is about: `asset@partition`, the asset, the sensor or the scope; indexed in
-    the stream.
-    """
+    """What the event is about: asset, `asset@partition`, sensor or scope; indexed in the stream."""
+    # fmt: off
     match event:
-        case (
-            SourceChanged()
-            | Observed()
-            | Materialized()
-            | CheckEvaluated()
-            | FreshnessBreached()
-            | FreshnessRestored()
-        ):
+        case (SourceChanged() | Observed() | Materialized() | CheckEvaluated()
+              | FreshnessBreached() | FreshnessRestored()):
             return f"{event.asset}@{event.partition}" if event.partition else event.asset
         case RunStarted(targets=targets) | Demanded(targets=targets) | Invalidated(targets=targets):
-            if len(targets) != 1:
-                return ""
-            return str(AssetPartition(targets[0].asset, targets[0].partition))
-        case (
-            RunSucceeded(run=run)
-            | RunFailed(run=run)
-            | RunCancelled(run=run)
-            | RunAbandoned(run=run)
-        ):
+            one = len(targets) == 1
+            return str(AssetPartition(targets[0].asset, targets[0].partition)) if one else ""
+        case (RunSucceeded(run=run) | RunFailed(run=run)
+              | RunCancelled(run=run) | RunAbandoned(run=run)):
             return f"run {run}"
         case PartitionsAdded(asset=asset) | PartitionsRemoved(asset=asset):
             return asset
-        case (
-            CursorMoved(sensor=sensor)
-            | SensorFailed(sensor=sensor)
-            | SensorRecovered(sensor=sensor)
-        ):
-            return sensor
+        case CursorMoved(sensor=name) | SensorFailed(sensor=name) | SensorRecovered(sensor=name):
+            return name
         case Paused(scope=scope) | Resumed(scope=scope):
             return scope
         case _:
             return ""
+    # fmt: on
 
 
 def cause_of(event: AnyEvent | Unknown) -> int | None:

@@ -68,11 +68,11 @@ class Loop:
                 clock=self._clock,
             )
             tasks.start_soon(self._keep_time)
-            await self._act()
+            await self.act()
             async for batch in self._stream.follow(after=self.view.position):
                 for recorded in batch:
                     self._fold(recorded, tasks)
-                await self._act()
+                await self.act()
 
     async def quiet(self) -> None:
         """Wait until nothing runs, nothing is ready and everything recorded is folded."""
@@ -99,7 +99,7 @@ class Loop:
         for listener in self.listeners:
             listener(recorded, self.view)
 
-    async def _act(self) -> None:
+    async def act(self) -> None:
         """Decide and perform. What was performed is appended, and comes back to be folded like all
         else.
         """
@@ -134,4 +134,4 @@ class Loop:
                 await self._woken.wait()
                 continue
             self._wake_at = None
-            await self._act()
+            await self.act()

@@ -320,14 +320,14 @@ class SqliteStream:
                 write_group, self._path, self._tail, self._claimed, appends, self._clock()
             )
             written = await in_one_hop(connection, work)
-        except BaseException as error:  # recorded: as the failure of the stream and of each append
-            return self._not_committed(group, error)
-        self._tail = written.tail
-        if written.recorded:
-            self._claimed = True
-            self._recent.publish(written.recorded)
-        for waiting, outcome in zip(group, written.outcomes, strict=True):
-            _resolve(waiting.outcome, outcome)
+            self._tail = written.tail
+            if written.recorded:
+                self._claimed = True
+                self._recent.publish(written.recorded)
+            for waiting, outcome in zip(group, written.outcomes, strict=True):
+                _resolve(waiting.outcome, outcome)
+        except BaseException as error:  # recorded: as the failure of the stream and each append
+            self._not_committed(group, error)
 
     def _not_committed(self, group: list[_Waiting], error: BaseException) -> None:
         if isinstance(error, NotStoredError):

@@ -60,6 +60,7 @@ LAYERS = (
             "sensors.sensor",
             "sensors.pattern",
             "sensors.scan",
+            "sensors.watch",
             "sensors.files",
         ),
     ),

@@ -25,6 +25,9 @@ MAX_DETAIL_CHARS = 900
 
 T = TypeVar("T")
 
+ENDINGS = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
+"""All that user code can end in, but for being cancelled."""
+
 
 class Failed(msgspec.Struct, frozen=True):
     """An attempt that produced nothing: what kind of failure, in a line, and the end of its
@@ -81,9 +84,7 @@ async def in_thread(
     def guarded() -> T | Failed:
         try:
             return work(permit)
-        except (
-            BaseException
-        ) as error:  # recorded: every way a user's function ends becomes an event
+        except BaseException as error:  # recorded: as the run's failure
             return failure(error)
 
     with anyio.move_on_after(timeout):
@@ -100,7 +101,7 @@ async def on_loop(work: Callable[[], Awaitable[T]], timeout: float | None) -> T 
             if scope.cancel_called:
                 return _timed_out(timeout)
             raise
-        except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:  # recorded
+        except ENDINGS as error:  # recorded: as the run's failure
             return failure(error)
     return _timed_out(timeout)
 

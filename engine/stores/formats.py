@@ -46,7 +46,7 @@ def encode(value: Any, *, allow_pickle: bool = False) -> Encoded:
             f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot be stored",
             cause=str(error),
             hint="return bytes, text, plain values, msgspec Structs, dataclasses, a polars, pandas"
-            " or Arrow table, or a Path; or allow pickle by name: LocalStore(..., fallback='pickle')",
+            " or Arrow table, or a Path; or ask for pickle: LocalStore(..., fallback='pickle')",
         ) from None
 
 

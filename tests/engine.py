@@ -1,0 +1,113 @@
+"""The real reactor and runner on streams and stores in memory, with a clock that tests move."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+
+from freshet.engine.assets import Asset, Source, resolve
+from freshet.engine.events import (
+    AnyEvent,
+    Demanded,
+    GraphDeployed,
+    Recorded,
+    RunStarted,
+    SourceChanged,
+)
+from freshet.engine.keys import parse_asset_partition
+from freshet.engine.loop import Loop
+from freshet.engine.memory import MemoryStream
+from freshet.engine.policies import Eager
+from freshet.engine.stores.memory import MemoryStore
+from freshet.projections.causes import Status
+from freshet.projections.view import View
+
+
+class Engine:
+    """One engine under test. Time stands still unless `advance` moves it."""
+
+    def __init__(self, definitions: Sequence[Asset | Source], slots: int) -> None:
+        self.now = 1_700_000_000_000_000
+        self.graph, assets = resolve(definitions, Eager())
+        self.stream = MemoryStream(self.clock)
+        self.store = MemoryStore()
+        self.loop = Loop(View(), self.stream, assets, self.store, slots=slots, clock=self.clock)
+
+    def clock(self) -> int:
+        return self.now
+
+    @property
+    def view(self) -> View:
+        return self.loop.view
+
+    async def say(self, *events: AnyEvent) -> None:
+        """Record events and wait until the loop has folded them (not until runs have ended)."""
+        await self.stream.append(events)
+        await self.folded()
+
+    async def folded(self) -> None:
+        while self.view.position < self.stream.head:
+            await anyio.sleep(0)
+
+    async def deploy(self) -> None:
+        await self.say(GraphDeployed(self.graph.digest, tuple(self.graph.specs.values())))
+
+    async def change(self, name: str, version: str) -> None:
+        """A source is seen with this version (empty: gone), a second after whatever was before."""
+        self.advance(1.0)
+        target = parse_asset_partition(name)
+        await self.say(SourceChanged(target.asset, target.partition, version))
+
+    async def demand(self, *names: str) -> None:
+        await self.say(Demanded(tuple(parse_asset_partition(name) for name in names)))
+
+    def advance(self, seconds: float) -> None:
+        self.now += int(seconds * 1_000_000)
+
+    async def quiet(self) -> None:
+        """Everything recorded is folded, nothing runs and nothing is ready (retries included)."""
+        await self.loop.act()
+        await self.loop.quiet()
+
+    async def settled(self) -> None:
+        """As `quiet`, but what waits for a retry time is left waiting."""
+        while (
+            self.view.runs.live
+            or self.view.staleness.ready
+            or self.view.position < self.stream.head
+        ):
+            await anyio.sleep(0)
+
+    def status(self, name: str) -> Status:
+        found = self.view.status(*parse_asset_partition(name))
+        assert found is not None, name
+        return found
+
+    async def history(self, after: int = 0) -> list[Recorded]:
+        events: list[Recorded] = []
+        while batch := await self.stream.read(after + len(events)):
+            events.extend(batch)
+        return events
+
+    async def runs(self, after: int = 0) -> list[str]:
+        """What was started after a position, in order, as `asset` or `asset@partition`."""
+        started = [r.event for r in await self.history(after) if isinstance(r.event, RunStarted)]
+        return [
+            f"{t.asset}@{t.partition}" if t.partition else t.asset
+            for event in started
+            for t in event.targets
+        ]
+
+
+@asynccontextmanager
+async def engine(
+    *definitions: Asset | Source, slots: int = 8, deploy: bool = True
+) -> AsyncIterator[Engine]:
+    """A live engine with these definitions; everything is cancelled at the end of the block."""
+    under_test = Engine(definitions, slots)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(under_test.loop.run)
+        if deploy:
+            await under_test.deploy()
+        yield under_test
+        tasks.cancel_scope.cancel()
