@@ -40,8 +40,7 @@ class Keepsake(NamedTuple):
 
 
 class Debts:
-    """All cells, what they owe, and which of them may run. Changed by the fold of staleness alone.
-    """
+    """All cells, what they owe, and which of them may run. Changed by the fold of staleness alone."""
 
     def __init__(self) -> None:
         self.states: dict[AssetKey, AssetState] = {}
@@ -106,7 +105,7 @@ class Debts:
         cell.forced = cell.demand = 0
         cell.consumed = cell.failure = None
         self.touched.pop(cell, None)
-        self._unlist(cell)
+        self.unlist(cell)
         if cell.running is not None:
             self.ghosts[cell.key] = cell
 
@@ -169,27 +168,30 @@ class Debts:
     def settle(self) -> None:
         """Pull: open gates, cut off what is equal, until nothing moves."""
         while self.touched:
-            cell, _ = self.touched.popitem()
-            if cell.gone or cell.home.is_source:
-                continue
-            if cell.owed == NOTHING or cell.running is not None or not gate_open(cell):
-                self._unlist(cell)
-            elif must_run(cell):
-                self._list(cell)
-            else:
-                cell.owed = upstream_eff(cell)
-                cell.failure = None
-                cell.home.note_eff(cell)
-                self._unlist(cell)
-                if not cell.home.is_wall:
-                    self.touch_below(cell)
+            round_, self.touched = self.touched, {}
+            for cell in round_:
+                if not cell.gone and not cell.home.is_source:
+                    self._settle_one(cell)
+
+    def _settle_one(self, cell: Cell) -> None:
+        if cell.owed == NOTHING or cell.running is not None or not gate_open(cell):
+            self.unlist(cell)
+        elif must_run(cell):
+            self._list(cell)
+        else:
+            cell.owed = upstream_eff(cell)
+            cell.failure = None
+            cell.home.note_eff(cell)
+            self.unlist(cell)
+            if not cell.home.is_wall:
+                self.touch_below(cell)
 
     def _list(self, cell: Cell) -> None:
         """Put a cell that would do something new where its policy and its last failure say."""
         failure = cell.failure
         tried = (fingerprint(cell), cell.home.spec.code_version)
         if cell.home.is_wall and not cell.demand:
-            self._unlist(cell)
+            self.unlist(cell)
         elif failure is None or (failure.fingerprint, failure.code_version) != tried:
             self.retries.pop(cell, None)
             self.ready.setdefault(cell)
@@ -200,7 +202,7 @@ class Debts:
             else:
                 self.retries.pop(cell, None)
 
-    def _unlist(self, cell: Cell) -> None:
+    def unlist(self, cell: Cell) -> None:
         self.ready.pop(cell, None)
         self.retries.pop(cell, None)
 

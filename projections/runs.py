@@ -1,5 +1,4 @@
-"""Runs: which are alive, how the last one of each asset partition ended, and how many of each kind.
-"""
+"""Runs: which are alive, how the last one of each asset partition ended, and how many of each kind."""
 
 from typing import Literal
 
@@ -19,8 +18,7 @@ Outcome = Literal["running", "succeeded", "failed", "cancelled", "abandoned"]
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One run: its id (position of `RunStarted`), when it started (µs), what for, and how it ended.
-    """
+    """One run: its id (position of `RunStarted`), when it started (µs), what for, and how it ended."""
 
     run: int
     started_at: int

@@ -201,6 +201,27 @@ class TestCrashes:
             "stream.db.lock",
         ]
 
+    async def test_after_an_orderly_close_the_file_alone_has_everything_though_readers_stay(
+        self, path: Path, tmp_path: Path
+    ) -> None:
+        await fill(path, 5)
+        async with SqliteReader.open(path):
+            async with SqliteStream.open(path) as stream:
+                await stream.append(changes(6, 5))
+            shutil.copy(path, tmp_path / "copy.db")
+        assert len(await read_all(tmp_path / "copy.db")) == 10
+
+    async def test_events_whose_cursor_cannot_be_moved_are_not_recorded(self, path: Path) -> None:
+        await fill(path, 5)
+        with closing(sqlite3.connect(path)) as db, db:
+            db.execute(
+                "CREATE TRIGGER no_move BEFORE INSERT ON cursors BEGIN SELECT RAISE(ABORT, ''); END"
+            )
+        async with SqliteStream.open(path) as stream:
+            with pytest.raises(StreamError):
+                await stream.append([change(6), CursorMoved("files", {"a": "2"})])
+        assert len(await read_all(path)) == 5
+
     async def test_a_writer_that_appends_nothing_changes_nothing(self, path: Path) -> None:
         await fill(path, 50)
         before = path.read_bytes()
