@@ -84,7 +84,9 @@ def status(cell: Cell) -> Status:
 
 
 def stale_causes(cell: Cell) -> tuple[StaleCause, ...]:
-    """What differs between what the cell consumed and what is there now; never empty when it owes."""
+    """What differs between what the cell consumed and what is there now; never
+    empty when it owes.
+    """
     causes = []
     key = cell.key
     if cell.version is None:

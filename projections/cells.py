@@ -151,7 +151,9 @@ class AssetState:
         return contains(self.spec.partitions, partition)
 
     def set_version(self, cell: Cell, version: str | None, position: int) -> None:
-        """Give the cell a version (None: withdrawn), keeping sum, count and order of change true."""
+        """Give the cell a version (None: withdrawn), keeping sum, count and
+        order of change true.
+        """
         self.forget_version(cell)
         if version is not None:
             cell.version = version
@@ -234,7 +236,9 @@ def fingerprint(cell: Cell) -> int:
 
 
 def threshold(cell: Cell) -> int:
-    """The gate: a finite demand waits for all that was demanded, an unlimited one for its own debt."""
+    """The gate: a finite demand waits for all that was demanded, an unlimited
+    one for its own debt.
+    """
     return cell.demand if cell.home.is_wall and cell.demand else cell.owed
 
 
@@ -248,7 +252,9 @@ def gate_open(cell: Cell) -> bool:
 
 
 def must_run(cell: Cell) -> bool:
-    """Would a run now do something new: other inputs or code, nothing there, or a wish to rebuild?"""
+    """Would a run now do something new: other inputs or code, nothing there,
+    or a wish to rebuild?
+    """
     return (
         cell.version is None
         or cell.forced > 0

@@ -40,7 +40,9 @@ class Keepsake(NamedTuple):
 
 
 class Debts:
-    """All cells, what they owe, and which of them may run. Changed by the fold of staleness alone."""
+    """All cells, what they owe, and which of them may run. Changed by the fold
+    of staleness alone.
+    """
 
     def __init__(self) -> None:
         self.states: dict[AssetKey, AssetState] = {}
@@ -56,7 +58,7 @@ class Debts:
         self.ghosts: dict[AssetPartition, Cell] = {}
         self._marks_limit = MARKS_KEPT
         self._wave = 0
-        self._wave_until = -1
+        self._wave_until = -NOTHING
         self.touched: dict[Cell, None] = {}
 
     # --- partitions that come and go ----------------------------------------------------------

@@ -1,4 +1,6 @@
-"""Runs: which are alive, how the last one of each asset partition ended, and how many of each kind."""
+"""Runs: which are alive, how the last one of each asset partition ended, and
+how many of each kind.
+"""
 
 from typing import Literal
 
@@ -18,7 +20,9 @@ Outcome = Literal["running", "succeeded", "failed", "cancelled", "abandoned"]
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One run: its id (position of `RunStarted`), when it started (µs), what for, and how it ended."""
+    """One run: its id (position of `RunStarted`), when it started (µs), what
+    for, and how it ended.
+    """
 
     run: int
     started_at: int

@@ -100,7 +100,9 @@ class Staleness(Debts):
         self.mark_below(cell, wave)
 
     def _keep_unseen(self, event: SourceChanged | Observed) -> None:
-        """A version of what no definition admits now: no news yet, but a later definition will ask."""
+        """A version of what no definition admits now: no news yet, but a later
+        definition will ask.
+        """
         key = AssetPartition(event.asset, event.partition)
         if event.data_version:
             self.attic[key] = Keepsake(event.data_version)
@@ -169,7 +171,9 @@ class Staleness(Debts):
         self._restore(event.run, None)
 
     def _restore(self, run: int, failed: tuple[int, int | None] | None) -> None:
-        """End a run for the cells it did not materialize: each owes again what it set out to pay."""
+        """End a run for the cells it did not materialize: each owes again what
+        it set out to pay.
+        """
         for cell in self._runs.pop(run, ()):
             if cell.run != run or cell.running is None:
                 continue
@@ -273,7 +277,9 @@ class Staleness(Debts):
             self._redefine(state, old.specs.get(key), recorded.position)
 
     def _redefine(self, state: AssetState, before: AssetSpec | None, position: int) -> None:
-        """Fit the cells to the new definition (upstreams first), and let those that changed owe it."""
+        """Fit the cells to the new definition (upstreams first), and let those
+        that changed owe it.
+        """
         spec = state.spec
         for cell in [cell for cell in state.cells.values() if not belongs(cell)]:
             self.remove(cell, position)
@@ -297,5 +303,7 @@ class Staleness(Debts):
 
 
 def _staleness_part(spec: AssetSpec) -> tuple[object, ...]:
-    """The part of a definition that decides staleness; the rest (owner, tags …) is only metadata."""
+    """The part of a definition that decides staleness; the rest (owner, tags
+    …) is only metadata.
+    """
     return (spec.kind, spec.deps, spec.partitions, spec.code_version, spec.policy)

@@ -1,4 +1,6 @@
-"""Random histories: graphs, changes, runs, failures, cutoffs, wishes and redeployments, from one seed."""
+"""Random histories: graphs, changes, runs, failures, cutoffs, wishes and redeployments,
+from one seed.
+"""
 
 import random
 from hashlib import blake2b
@@ -122,7 +124,9 @@ class History:
     # --- helpers --------------------------------------------------------------------------------
 
     def content(self, target: e.Target, pinned: int) -> str:
-        """A deterministic value of code and inputs; coarse assets often map to an equal one (cutoff)."""
+        """A deterministic value of code and inputs; coarse assets often map to an equal
+        one (cutoff).
+        """
         coarse = int(target.asset[1:]) % 3 == 0
         text = f"{target.asset}|{target.partition}|{'' if coarse else target.code_version}|{pinned}"
         digest = blake2b(text.encode(), digest_size=8).hexdigest()
@@ -154,7 +158,9 @@ class History:
 
 
 def _fitting(spec: AssetSpec, reshaped: AssetSpec) -> AssetSpec:
-    """The spec with its edge to a reshaped upstream made all-to-one where identity no longer holds."""
+    """The spec with its edge to a reshaped upstream made all-to-one where identity no
+    longer holds.
+    """
     deps = tuple(
         Dependency(dep.asset, All())
         if dep.asset == reshaped.key

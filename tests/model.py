@@ -1,6 +1,7 @@
 """The slow model of staleness: DESIGN.md's appendix, recomputed over everything at every event.
 
-No sums, no heaps, no touched sets: which partitions exist is derived from the definitions each time,
+No sums, no heaps, no touched sets: which partitions exist is derived from the definitions each
+time,
 fingerprints are the sets of versions themselves, and settling loops over all until nothing moves.
 """
 
@@ -33,7 +34,7 @@ class Model:
         self.demand: dict[Key, int] = {}
         self.failed: dict[Key, tuple[tuple[Read, str], int | None]] = {}
         self.runs: dict[int, Key] = {}
-        self.wave = (0, -1)
+        self.wave = (0, -INF)
         self.attic: dict[Key, tuple[str, Read | None, str]] = {}
 
     def is_wall(self, asset: str) -> bool:
@@ -80,7 +81,8 @@ class Model:
     def must_run(self, n: Key) -> bool:
         return (
             n not in self.version or n not in self.consumed or bool(self.forced.get(n))
-            or self.code[n] != self.specs[n[0]].code_version or self.consumed[n] != self.fingerprint(n)
+            or self.code[n] != self.specs[n[0]].code_version or self.consumed[n] !=
+            self.fingerprint(n)
         )  # fmt: skip
 
     def startable(self) -> tuple[set[Key], set[Key]]:
@@ -252,7 +254,7 @@ class Model:
     def deploy(self, p: int, event: e.GraphDeployed) -> None:
         old, self.specs = (
             self.specs,
-            {key: spec for key, spec in Graph.build(event.assets).specs.items()},
+            dict(Graph.build(event.assets).specs.items()),
         )
         self.exist(p)
 

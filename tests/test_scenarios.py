@@ -1,4 +1,6 @@
-"""Small histories with the answer we want (SCENARIOS): the exact list of runs, on the real engine."""
+"""Small histories with the answer we want (SCENARIOS): the exact list of runs, on the real
+engine.
+"""
 
 import sys
 from collections.abc import Callable
@@ -88,7 +90,9 @@ async def test_s3_an_equal_value_stops_there() -> None:  # T4
 
 
 async def test_s4_a_failure_is_retried_within_its_budget_and_then_owed_and_visible() -> None:
-    """S4: two retries, then blocked with the failing event named; new code or data or a person unblocks."""
+    """S4: two retries, then blocked with the failing event named; new code or data or a
+    person unblocks.
+    """
     world = World()
     async with engine(*chain(world, retries=2, retry_delay=1.0)) as e:
         world.fail["b"] = 100
@@ -143,7 +147,8 @@ async def test_s5_s6_a_change_during_a_run_leads_to_one_follow_up(idle_pass: boo
             await anyio.sleep(0)
         world.hold.pop("b").set()
         await e.quiet()
-        # c flows on with the wave it owes while b follows up: nobody waits for upstreams to be quiet
+        # c flows on with the wave it owes while b follows up: nobody waits for upstreams to be
+        # quiet
         assert await e.runs(at) == ["a", "b", "a", "c", "b", "c"]
         version = e.view.catalog.version("b", "")
         assert version is not None
@@ -252,7 +257,9 @@ async def test_s19_only_a_changed_value_makes_downstream_stale() -> None:
 
 @pytest.mark.parametrize("size", [10, 4000])
 def test_s20_an_idle_graph_costs_nothing_whatever_its_size(size: int) -> None:
-    """S20: with nothing changed, a decision makes the same few calls for 10 assets and for 4,000."""
+    """S20: with nothing changed, a decision makes the same few calls for 10 assets and for
+    4,000.
+    """
     view = View()
     specs = [AssetSpec("s", "source")]
     specs += [AssetSpec(f"n{i}", deps=(Dependency("s"),)) for i in range(size)]

@@ -76,7 +76,9 @@ def test_equal_to_the_model_at_every_position(seed: int, size: int, steps: int) 
 def test_at_rest_all_is_fresh_and_right_or_blocked_with_a_name(
     seed: int, size: int, steps: int
 ) -> None:
-    """When nothing runs or asks, every cell is fresh with the recomputed value, or says what blocks it."""
+    """When nothing runs or asks, every cell is fresh with the recomputed value, or says
+    what blocks it.
+    """
     history = History(random.Random(seed), size)
     for _ in range(steps):
         history.step()
