@@ -1,0 +1,340 @@
+"""The file sensor on a real file system: what counts, what does not, and nothing twice or never."""
+
+import os
+import shutil
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+
+import anyio
+import pytest
+
+import freshet as fr
+from freshet.engine.digests import digest
+from freshet.engine.errors import DefinitionError
+from freshet.engine.events import SourceChanged
+from freshet.sensors.files import FilesSensor
+from freshet.sensors.sensor import MAX_BATCH_CHANGES, Batch
+from freshet.sensors.watch import Watch
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_S = 60
+"""Bound on a wait for something that comes within milliseconds on any machine that is not stuck."""
+
+flights = fr.source("flights", partitions=fr.daily("2024-01-01"))
+airlines = fr.source("airlines")
+
+
+class Reader:
+    """Reads a sensor as the engine does: takes a batch, keeps its cursor, asks for the next."""
+
+    def __init__(self, sensor: FilesSensor, cursor: dict[str, str] | None = None) -> None:
+        self.cursor = dict(cursor or {})
+        self._batches: AsyncGenerator[Batch, None] = sensor.run(dict(self.cursor))
+
+    async def batch(self) -> Batch:
+        with anyio.fail_after(PATIENCE_S):
+            batch = await anext(self._batches)
+        for item, value in batch.cursor.items():
+            if value is None:
+                self.cursor.pop(item)
+            else:
+                self.cursor[item] = value
+        return batch
+
+    async def changes(self, count: int) -> list[SourceChanged]:
+        """The next `count` changes, whatever batches they come in."""
+        found: list[SourceChanged] = []
+        while len(found) < count:
+            found.extend((await self.batch()).changes)
+        assert len(found) == count
+        return found
+
+    async def stop(self) -> None:
+        await self._batches.aclose()
+
+
+@pytest.fixture
+def landing(tmp_path: Path) -> Path:
+    folder = tmp_path / "landing"
+    folder.mkdir()
+    return folder
+
+
+def sensor(landing: Path, **options: object) -> FilesSensor:
+    return fr.files(f"{landing}/{{partition}}.csv", source=flights, **options)  # type: ignore[arg-type]
+
+
+def version(content: str) -> str:
+    return digest([content.encode()])
+
+
+async def test_a_file_that_lands_is_a_change_of_its_partition(landing: Path) -> None:
+    """Created, overwritten and removed: three changes, with the digest of the content as version."""
+    reader = Reader(sensor(landing))
+    async with aclosing(reader._batches):
+        file = landing / "2024-01-05.csv"
+        file.write_text("one")
+        (created,) = await reader.changes(1)
+        assert (created.asset, created.partition, created.data_version) == (
+            "flights",
+            "2024-01-05",
+            version("one"),
+        )
+        assert created.metadata["path"] == str(file)
+        assert created.metadata["size"] == 3
+        file.write_text("two!")
+        (overwritten,) = await reader.changes(1)
+        assert overwritten.data_version == version("two!")
+        file.unlink()
+        (removed,) = await reader.changes(1)
+        assert (removed.partition, removed.data_version) == ("2024-01-05", "")
+        assert reader.cursor == {}
+
+
+async def test_touching_a_file_moves_the_cursor_and_changes_nothing(landing: Path) -> None:
+    """A new modification time with equal content, also by rewriting it, is no change."""
+    file = landing / "2024-01-05.csv"
+    file.write_text("same")
+    reader = Reader(sensor(landing))
+    async with aclosing(reader._batches):
+        await reader.changes(1)
+        before = dict(reader.cursor)
+        os.utime(file, (1, 1))
+        batch = await reader.batch()
+        assert batch.changes == ()
+        assert reader.cursor != before
+        fresh = landing / ".tmp"
+        fresh.write_text("same")
+        fresh.rename(file)
+        assert (await reader.batch()).changes == ()
+
+
+async def test_what_happened_while_nobody_watched_is_found_by_the_scan(landing: Path) -> None:
+    """Landed, changed, removed and untouched while down: exactly the three that differ."""
+    for day in (1, 2, 3):
+        (landing / f"2024-01-0{day}.csv").write_text(f"old {day}")
+    first = Reader(sensor(landing))
+    await first.changes(3)
+    await first.stop()
+    (landing / "2024-01-01.csv").unlink()
+    (landing / "2024-01-02.csv").write_text("new 2")
+    (landing / "2024-01-04.csv").write_text("new 4")
+    second = Reader(sensor(landing), first.cursor)
+    async with aclosing(second._batches):
+        found = {c.partition: c.data_version for c in await second.changes(3)}
+        assert found == {
+            "2024-01-01": "",
+            "2024-01-02": version("new 2"),
+            "2024-01-04": version("new 4"),
+        }
+
+
+async def test_what_is_known_is_not_read_again(landing: Path) -> None:
+    """A file whose size, time and inode are as remembered is not opened: its digest is believed."""
+    file = landing / "2024-01-01.csv"
+    file.write_text("content")
+    found = file.stat()
+    believed = f"{found.st_size}:{found.st_mtime_ns}:{found.st_ino}:a digest we made up"
+    (landing / "2024-01-02.csv").write_text("another")
+    reader = Reader(sensor(landing), {"2024-01-01.csv": believed})
+    async with aclosing(reader._batches):
+        (only,) = await reader.changes(1)
+        assert only.partition == "2024-01-02"
+
+
+async def test_thousands_at_once_come_in_bounded_batches_each_once(landing: Path) -> None:
+    """2,000 files landing at once while watched: 2,000 changes, none twice, no batch too large."""
+    always = fr.source("many", partitions=fr.static([f"k{n}" for n in range(2000)]))
+    reader = Reader(fr.files(f"{landing}/{{partition}}.csv", source=always))
+    async with aclosing(reader._batches):
+        for number in range(2000):
+            (landing / f"k{number}.csv").write_text(str(number))
+        seen: dict[str, str] = {}
+        while len(seen) < 2000:
+            batch = await reader.batch()
+            assert len(batch.changes) <= MAX_BATCH_CHANGES
+            for change in batch.changes:
+                assert change.partition not in seen
+                seen[change.partition] = change.data_version
+        assert seen == {f"k{n}": version(str(n)) for n in range(2000)}
+
+
+async def test_a_half_written_file_counts_once_it_is_closed(landing: Path) -> None:
+    """While a writer has it open nothing is reported; afterwards one change with the whole content."""
+    reader = Reader(sensor(landing))
+    async with aclosing(reader._batches):
+        with (landing / "2024-01-01.csv").open("w") as file:
+            file.write("first half, ")
+            file.flush()
+            (landing / "2024-01-02.csv").write_text("another")
+            (other,) = await reader.changes(1)
+            assert other.partition == "2024-01-02"
+            file.write("second half")
+        (whole,) = await reader.changes(1)
+        assert whole.data_version == version("first half, second half")
+
+
+async def test_settle_asks_for_quiet_as_well(landing: Path) -> None:
+    """With `settle`, a closed file counts only after it has looked the same for that long."""
+    watch = Watch(sensor(landing, settle="30ms").watched, {})
+    (landing / "2024-01-01.csv").write_text("x")
+    try:
+        assert [batch async for batch in watch.changes()] == []
+        found: list[Batch] = []
+        with anyio.fail_after(PATIENCE_S):
+            while not found:
+                await watch.wait()
+                found = [batch async for batch in watch.changes()]
+        assert [c.partition for c in found[0].changes] == ["2024-01-01"]
+    finally:
+        watch.close()
+
+
+async def test_renaming_into_place_counts_at_once(landing: Path) -> None:
+    """A file written elsewhere and moved in is one change; the temporary name is none."""
+    reader = Reader(sensor(landing))
+    async with aclosing(reader._batches):
+        part = landing / "upload.part"
+        part.write_text("all of it")
+        part.rename(landing / "2024-01-01.csv")
+        (change,) = await reader.changes(1)
+        assert change.data_version == version("all of it")
+        (landing / "2024-01-01.csv").rename(landing / "2024-01-02.csv")
+        moved = {c.partition: c.data_version for c in await reader.changes(2)}
+        assert moved == {"2024-01-01": "", "2024-01-02": version("all of it")}
+
+
+async def test_what_cannot_count_is_named_and_stops_nothing(landing: Path) -> None:
+    """A bad partition, a name that is not UTF-8, a folder and a dangling link: reasons, no changes."""
+    (landing / "not-a-day.csv").write_text("x")
+    (landing / "2023-12-31.csv").write_text("before the start")
+    (landing / "readme.txt").write_text("does not match")
+    os.mkdir(landing / "2024-01-03.csv")
+    (landing / "2024-01-04.csv").symlink_to("nowhere")
+    with open(os.fsencode(landing) + b"/2024-\xff.csv", "wb") as file:
+        file.write(b"x")
+    (landing / "2024-01-05.csv").write_text("good")
+    watch = Watch(sensor(landing).watched, {})
+    try:
+        batches = [batch async for batch in watch.changes()]
+        assert [c.partition for b in batches for c in b.changes] == ["2024-01-05"]
+        assert sorted(os.fsencode(path) for path in watch.rejected) == [
+            b"2023-12-31.csv",
+            b"2024-\xff.csv",
+            b"not-a-day.csv",
+        ]
+        assert "daily from 2024-01-01" in watch.rejected["2023-12-31.csv"]
+    finally:
+        watch.close()
+
+
+async def test_a_file_that_vanishes_while_we_look_is_simply_gone(landing: Path) -> None:
+    """Hinted at and gone again before it is read: nothing is reported, nothing fails."""
+    watch = Watch(sensor(landing).watched, {})
+    try:
+        assert [batch async for batch in watch.changes()] == []
+        file = landing / "2024-01-01.csv"
+        file.write_text("x")
+        await watch.wait()
+        file.unlink()
+        assert [batch async for batch in watch.changes()] == []
+    finally:
+        watch.close()
+
+
+async def test_the_folder_may_come_later_and_come_anew(tmp_path: Path) -> None:
+    """A missing folder is waited for; one that is removed and made again is watched again."""
+    landing = tmp_path / "landing"
+    reader = Reader(sensor(landing))
+    async with aclosing(reader._batches), anyio.create_task_group() as tasks:
+        found: list[SourceChanged] = []
+
+        async def read() -> None:
+            found.extend(await reader.changes(1))
+
+        tasks.start_soon(read)
+        await anyio.wait_all_tasks_blocked()
+        landing.mkdir()
+        (landing / "2024-01-01.csv").write_text("first")
+        with anyio.fail_after(PATIENCE_S):
+            while not found:
+                await anyio.sleep(0.01)
+        shutil.rmtree(landing)
+        landing.mkdir()
+        (landing / "2024-01-02.csv").write_text("second")
+        versions: dict[str, str] = {}
+        while "2024-01-02" not in versions or versions.get("2024-01-01") != "":
+            for change in (await reader.batch()).changes:
+                versions[change.partition] = change.data_version
+        assert versions == {"2024-01-01": "", "2024-01-02": version("second")}
+
+
+async def test_folders_below_the_root_are_found_even_when_made_in_a_hurry(tmp_path: Path) -> None:
+    """`mkdir -p` and a write at once, many times over: no file is missed. A circle of links ends."""
+    days = [f"2024-01-{day:02d}" for day in range(1, 31)]
+    reader = Reader(fr.files(f"{tmp_path}/in/{{partition}}/data.csv", source=flights))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "2024-02-01").symlink_to(tmp_path / "in")
+    async with aclosing(reader._batches):
+        (tmp_path / "in" / "2024-01-31").mkdir()
+        (tmp_path / "in" / "2024-01-31" / "data.csv").write_text("first")
+        await reader.changes(1)
+        for day in days:
+            os.makedirs(tmp_path / "in" / day)
+            (tmp_path / "in" / day / "data.csv").write_text(day)
+        changes = await reader.changes(len(days))
+        assert {c.partition: c.data_version for c in changes} == {d: version(d) for d in days}
+
+
+async def test_a_batch_that_was_not_acknowledged_comes_again(landing: Path) -> None:
+    """Closed at the yield, before the engine has asked for more: a new run reports the same."""
+    (landing / "2024-01-01.csv").write_text("x")
+    first = sensor(landing).run({})
+    lost = await anext(first)
+    await first.aclose()
+    second = sensor(landing).run({})
+    assert await anext(second) == lost
+    await second.aclose()
+
+
+async def test_removal_may_be_told_to_mean_nothing(landing: Path) -> None:
+    """With on_removal="keep" a removed file is forgotten without a change."""
+    file = landing / "2024-01-01.csv"
+    file.write_text("x")
+    reader = Reader(sensor(landing, on_removal="keep"))
+    async with aclosing(reader._batches):
+        await reader.changes(1)
+        file.unlink()
+        batch = await reader.batch()
+        assert (batch.changes, reader.cursor) == ((), {})
+
+
+async def test_an_unpartitioned_source_is_one_file(landing: Path) -> None:
+    """A pattern without a placeholder is the source itself."""
+    reader = Reader(fr.files(f"{landing}/airlines.csv", source=airlines))
+    async with aclosing(reader._batches):
+        (landing / "airlines.csv").write_text("AA")
+        (change,) = await reader.changes(1)
+        assert (change.asset, change.partition) == ("airlines", "")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "source", "words"),
+    [
+        ("landing/*.csv", airlines, "cannot be used"),
+        ("landing/{day}.csv", flights, "cannot be used"),
+        ("{partition}/{partition}.csv", flights, "cannot be used"),
+        ("landing/{partition.csv", flights, "cannot be used"),
+        ("", airlines, "cannot be used"),
+        ("landing/one.csv", flights, "does not fit source 'flights'"),
+        ("landing/{partition}.csv", airlines, "does not fit source 'airlines'"),
+    ],
+)
+def test_a_pattern_that_cannot_work_is_a_definition_error(
+    pattern: str, source: fr.Source, words: str
+) -> None:
+    """What is wrong is said when the project is loaded."""
+    with pytest.raises(DefinitionError, match=words):
+        fr.files(pattern, source=source)
