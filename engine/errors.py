@@ -6,6 +6,7 @@
     option)
     ├── StreamError          the stream cannot be trusted or written: stop
     │   ├── ConflictError    the head moved: read again, decide again
+    │   ├── NotRecordedError the disk is full or the file locked: nothing was recorded, try again
     │   ├── FencedError      a newer writer took over: this one must stop
     │   └── InUseError       another process is the writer of this stream
     ├── StoreError           a value cannot be staged, published or loaded
@@ -52,6 +53,10 @@ class StreamError(FreshetError):
 
 class ConflictError(StreamError):
     """The head was not the expected one; nothing was appended."""
+
+
+class NotRecordedError(StreamError):
+    """Nothing was appended for want of space or of a lock; the stream is sound: try again later."""
 
 
 class FencedError(StreamError):

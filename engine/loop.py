@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 from freshet.engine.assets import Asset
 from freshet.engine.events import Recorded, RunAbandoned, RunStarted
 from freshet.engine.orders import order_of
+from freshet.engine.persist import persist
 from freshet.engine.reactor import decide
 from freshet.engine.runner import Runner
 from freshet.engine.stores.store import Store
@@ -95,7 +96,7 @@ class Loop:
                 self.runner.launch(order)
             else:
                 lost = f"its input {order.missing} was withdrawn" if order else "its target is gone"
-                tasks.start_soon(self._stream.append, [RunAbandoned(recorded.position, lost)])
+                tasks.start_soon(persist, self._stream, [RunAbandoned(recorded.position, lost)])
         for listener in self.listeners:
             listener(recorded, self.view)
 
@@ -107,7 +108,7 @@ class Loop:
             if self.view.position >= self._sent and not self.draining:
                 decision = decide(self.view, self._clock(), self._slots)
                 if decision.starts:
-                    self._sent = (await self._stream.append(decision.starts))[-1]
+                    self._sent = (await persist(self._stream, decision.starts))[-1]
                 if decision.wake_at != self._wake_at:
                     self._wake_at = decision.wake_at
                     self._woken.set()

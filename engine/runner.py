@@ -20,6 +20,7 @@ from freshet.engine.events import AnyEvent, Materialized, RunFailed, RunSucceede
 from freshet.engine.executors.invoke import Failed, Permit, Rejected, in_thread, on_loop
 from freshet.engine.keys import AssetPartition
 from freshet.engine.orders import Load, Order
+from freshet.engine.persist import persist
 from freshet.engine.specs import AssetSpec, Plain
 from freshet.engine.stores.landing import Landed, load_landed, still_the_same
 from freshet.engine.stores.store import Store
@@ -78,7 +79,7 @@ class Runner:
             started = self._timer()
             made = await self._attempt(order)
             duration_us = int((self._timer() - started) * 1_000_000)
-            await self._stream.append(self._ending(order, made, duration_us))
+            await persist(self._stream, self._ending(order, made, duration_us))
         finally:
             self.live -= 1
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import aiosqlite
 import anyio
 
-from freshet.engine.errors import StreamError
+from freshet.engine.errors import NotRecordedError, StreamError
 
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
 """What is left of the write-ahead file after it has grown in a burst."""
@@ -228,13 +228,13 @@ def refusal(path: Path, error: sqlite3.Error) -> StreamError:
             f"{path} is damaged", cause=seen, hint="restore it from a copy; nothing was changed"
         )
     if code == sqlite3.SQLITE_FULL:
-        return StreamError(
+        return NotRecordedError(
             f"{path}: the disk is full, the events were not recorded",
             cause=seen,
             hint="make space; the next append is tried as usual",
         )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StreamError(
+        return NotRecordedError(
             f"{path} is locked by another program, the events were not recorded",
             cause=seen,
             hint="close what else has the file open for writing",

@@ -8,6 +8,7 @@ import structlog
 
 from freshet.engine.errors import StreamError
 from freshet.engine.events import AnyEvent, CursorMoved, SensorFailed, SensorRecovered
+from freshet.engine.persist import persist
 from freshet.engine.stream import EventStream
 from freshet.sensors.sensor import Sensor
 
@@ -41,7 +42,7 @@ async def supervise(sensor: Sensor, stream: EventStream, rng: random.Random) -> 
                     ]
                     if failed:
                         events.append(SensorRecovered(sensor.name))
-                    await stream.append(events, actor=f"sensor:{sensor.name}")
+                    await persist(stream, events, actor=f"sensor:{sensor.name}")
                     failed, backoff = False, FIRST_BACKOFF_S
             error: str = "it ended by itself"
         except StreamError:
@@ -50,7 +51,7 @@ async def supervise(sensor: Sensor, stream: EventStream, rng: random.Random) -> 
             error = f"{type(crash).__name__}: {crash}"[:MAX_ERROR_CHARS]
             log.error("sensor crashed", sensor=sensor.name, error=error, exc_info=crash)
         if not failed:
-            await stream.append([SensorFailed(sensor.name, error)], actor=f"sensor:{sensor.name}")
+            await persist(stream, [SensorFailed(sensor.name, error)], actor=f"sensor:{sensor.name}")
             failed = True
         await anyio.sleep(rng.uniform(backoff / 2, backoff))
         backoff = min(backoff * 2, MAX_BACKOFF_S)

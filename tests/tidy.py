@@ -71,6 +71,7 @@ LAYERS = (
             "engine.context",
             "engine.project",
             "engine.executors.invoke",
+            "engine.persist",
             "engine.orders",
             "engine.runner",
             "engine.supervisor",

@@ -74,7 +74,7 @@ class LocalStore:
             with path.open("wb") as file:
                 file.write(encoded.data)
                 file.flush()
-                os.fsync(file.fileno())
+                os.fdatasync(file.fileno())
         except OSError as error:
             self.discard(run)
             raise _failed("write", path, error) from error
@@ -91,8 +91,10 @@ class LocalStore:
             kept.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, kept)
             os.utime(kept)
+            shown = self._point(staged, kept)
+            # Synced together at the end: one commit of the file system's journal serves both.
             _sync(kept.parent)
-            self._point(staged, kept)
+            _sync(shown.parent)
             self._collect(kept)
         except OSError as error:
             raise _failed("publish", kept, error) from error
@@ -146,10 +148,8 @@ class LocalStore:
             return self.root.joinpath(*segments), _quoted(target.partition)
         return self.root.joinpath(*segments[:-1]), segments[-1]
 
-    def _point(self, staged: Staged, kept: Path) -> None:
-        """Make the current file a link to this version, by one rename; drop one of another
-        format.
-        """
+    def _point(self, staged: Staged, kept: Path) -> Path:
+        """Make the current file a link to this version, by one rename; drop one of another format."""
         folder, stem = self._shown(staged.target)
         folder.mkdir(parents=True, exist_ok=True)
         shown = folder / (stem + kept.suffix)
@@ -160,10 +160,9 @@ class LocalStore:
         except OSError:
             shutil.copyfile(kept, fresh)  # a file system without hard links
         os.replace(fresh, shown)
-        for path in _files(folder):
-            if path != shown and _stem(path.name) == stem:
-                path.unlink(missing_ok=True)
-        _sync(folder)
+        for suffix in {path.suffix for path in _files(kept.parent)} - {kept.suffix}:
+            (folder / (stem + suffix)).unlink(missing_ok=True)
+        return shown
 
     def _collect(self, kept: Path) -> None:
         """Remove all but the newest versions beside the one just published."""
