@@ -10,7 +10,9 @@ from freshet.engine.events import AnyEvent
 from freshet.engine.stream import EventStream
 
 RETRY_S = 1.0
-"""Between two tries: soon enough once there is space, too seldom to be noticed while there is none."""
+"""Between two tries: soon enough once there is space, too seldom to be noticed
+while there is none.
+"""
 
 log = structlog.get_logger("freshet.stream")
 

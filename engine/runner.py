@@ -91,9 +91,13 @@ class Runner:
         timeout = order.spec.timeout_ms / 1000 if order.spec.timeout_ms is not None else None
         if asset.is_async:
             return await on_loop(lambda: self._on_loop(order, asset), timeout)
-        result = await in_thread(
-            lambda permit: self._in_thread(order, asset, permit), timeout, self._threads
-        )
+        try:
+            result = await in_thread(
+                lambda permit: self._in_thread(order, asset, permit), timeout, self._threads
+            )
+        except anyio.get_cancelled_exc_class():
+            self.left_behind += 1
+            raise
         if isinstance(result, Failed) and result.kind == "timeout":
             self.left_behind += 1
         return result

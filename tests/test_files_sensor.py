@@ -71,7 +71,9 @@ def version(content: str) -> str:
 
 
 async def test_a_file_that_lands_is_a_change_of_its_partition(landing: Path) -> None:
-    """Created, overwritten and removed: three changes, with the digest of the content as version."""
+    """Created, overwritten and removed: three changes, with the digest of the
+    content as version.
+    """
     reader = Reader(sensor(landing))
     async with aclosing(reader._batches):
         file = landing / "2024-01-05.csv"
@@ -162,7 +164,9 @@ async def test_thousands_at_once_come_in_bounded_batches_each_once(landing: Path
 
 
 async def test_a_half_written_file_counts_once_it_is_closed(landing: Path) -> None:
-    """While a writer has it open nothing is reported; afterwards one change with the whole content."""
+    """While a writer has it open nothing is reported; afterwards one change
+    with the whole content.
+    """
     reader = Reader(sensor(landing))
     async with aclosing(reader._batches):
         with (landing / "2024-01-01.csv").open("w") as file:
@@ -207,7 +211,9 @@ async def test_renaming_into_place_counts_at_once(landing: Path) -> None:
 
 
 async def test_what_cannot_count_is_named_and_stops_nothing(landing: Path) -> None:
-    """A bad partition, a name that is not UTF-8, a folder and a dangling link: reasons, no changes."""
+    """A bad partition, a name that is not UTF-8, a folder and a dangling link:
+    reasons, no changes.
+    """
     (landing / "not-a-day.csv").write_text("x")
     (landing / "2023-12-31.csv").write_text("before the start")
     (landing / "readme.txt").write_text("does not match")
@@ -272,7 +278,9 @@ async def test_the_folder_may_come_later_and_come_anew(tmp_path: Path) -> None:
 
 
 async def test_folders_below_the_root_are_found_even_when_made_in_a_hurry(tmp_path: Path) -> None:
-    """`mkdir -p` and a write at once, many times over: no file is missed. A circle of links ends."""
+    """`mkdir -p` and a write at once, many times over: no file is missed. A
+    circle of links ends.
+    """
     days = [f"2024-01-{day:02d}" for day in range(1, 31)]
     reader = Reader(fr.files(f"{tmp_path}/in/{{partition}}/data.csv", source=flights))
     (tmp_path / "in").mkdir()

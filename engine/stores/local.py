@@ -149,7 +149,9 @@ class LocalStore:
         return self.root.joinpath(*segments[:-1]), segments[-1]
 
     def _point(self, staged: Staged, kept: Path) -> Path:
-        """Make the current file a link to this version, by one rename; drop one of another format."""
+        """Make the current file a link to this version, by one rename; drop
+        one of another format.
+        """
         folder, stem = self._shown(staged.target)
         folder.mkdir(parents=True, exist_ok=True)
         shown = folder / (stem + kept.suffix)
