@@ -1,0 +1,1 @@
+"""The command line: one module per kind of command, found lazily by `main`."""

@@ -1,0 +1,290 @@
+"""Commands that read: from the state folder alone, with or without a daemon,
+without the user's code.
+"""
+
+from pathlib import Path
+
+import click
+import msgspec
+from rich.text import Text
+
+from freshet.engine.cli.output import age, coloured, console, moment, print_json, table
+from freshet.engine.cli.state import (
+    answer,
+    existing,
+    json_option,
+    reader,
+    run_async,
+    state_option,
+    view_of,
+)
+from freshet.engine.events import Materialized, Recorded, type_of
+from freshet.engine.keys import AssetPartition, parse_asset_partition
+from freshet.engine.stream import MAX_BATCH, wall_clock
+from freshet.projections.answers import (
+    AssetRow,
+    PartitionRow,
+    StatusReport,
+    graph_rows,
+    one_partition,
+    status_report,
+)
+from freshet.projections.view import View
+from freshet.projections.why import Explanation, describe, explain, short
+
+MAX_ROWS = 100
+"""Partitions listed in text; `--json` gives all."""
+
+
+@click.command()
+@click.argument("target", required=False, metavar="[ASSET[@PARTITION]]")
+@state_option
+@json_option
+def status(target: str | None, state: Path, as_json: bool) -> None:
+    """Is it fresh? All assets, one, or one partition.
+
+    A pattern selects several: 'analytics/*', 'group:daily', 'tag:tier=gold', 'owner:me'.
+    """
+    view = run_async(_view, state)
+    now = wall_clock()
+    if target is not None and "@" in target:
+        report = one_partition(view, existing(view, target), now)
+    else:
+        report = status_report(view, target, now)
+    if as_json:
+        print_json(report)
+    else:
+        _print_status(report, now)
+
+
+@click.command()
+@click.argument("target", metavar="ASSET[@PARTITION]")
+@state_option
+@json_option
+def why(target: str, state: Path, as_json: bool) -> None:
+    """Why is it as it is: the chain of causes, or what it waits for."""
+    explanation = run_async(_why, state, target)
+    if as_json:
+        print_json(explanation)
+    else:
+        _print_why(explanation)
+
+
+@click.command()
+@click.argument("pattern", required=False)
+@state_option
+@json_option
+def graph(pattern: str | None, state: Path, as_json: bool) -> None:
+    """What is made from what: the definitions as last deployed, upstream first."""
+    rows = graph_rows(run_async(_view, state), pattern)
+    if as_json:
+        print_json(rows)
+        return
+    shown = table("asset", "group", "policy", "partitions", "made from")
+    for row in rows:
+        policy = row.policy or "(source)"
+        shown.add_row(row.asset, row.group, policy, row.partitions, ", ".join(row.upstream))
+    console().print(shown)
+
+
+@click.command()
+@click.argument("asset")
+@state_option
+@json_option
+def impact(asset: str, state: Path, as_json: bool) -> None:
+    """What would have to follow if this changed: everything made from it, nearest first."""
+    definitions = run_async(_view, state).staleness.graph
+    definitions.require(asset)
+    below = definitions.descendants(asset)
+    ordered = [key for key in definitions.specs if key in below]
+    if as_json:
+        print_json(ordered)
+    else:
+        click.echo("\n".join(ordered) if ordered else f"nothing is made from {asset}")
+
+
+@click.command()
+@click.argument("target", metavar="ASSET[@PARTITION]")
+@state_option
+@json_option
+def history(target: str, state: Path, as_json: bool) -> None:
+    """All materializations of an asset or partition, the oldest first, with their metadata."""
+    found = run_async(_history, state, target)
+    if as_json:
+        for recorded in found:
+            print_json(_event_json(recorded))
+        return
+    shown = table(">position", "recorded", "partition", "version", ">run", "metadata")
+    for recorded in found:
+        event = recorded.event
+        if isinstance(event, Materialized):
+            facts = " ".join(f"{key}={value}" for key, value in event.metadata.items())
+            version = short(event.data_version)
+            when = moment(recorded.recorded_at)
+            position, run = str(recorded.position), str(event.run)
+            shown.add_row(position, when, event.partition, version, run, facts)
+    console().print(shown)
+
+
+@click.command()
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Only what came after N.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many.")
+@click.option("--follow", is_flag=True, help="Go on with what is still to come.")
+@state_option
+@json_option
+def events(after: int, limit: int | None, follow: bool, state: Path, as_json: bool) -> None:
+    """The stream itself, one event a line; with --json one object a line."""
+    run_async(_events, state, after, limit, follow, as_json)
+
+
+@click.command()
+@state_option
+def verify(state: Path) -> None:
+    """Check the stream against its hash chain; the first bad position is named."""
+    head = run_async(_verify, state)
+    click.echo(f"{head} events, all as they were recorded")
+
+
+# --- asking ---------------------------------------------------------------------------------------
+
+
+async def _view(state: Path) -> View:
+    async with reader(state) as stream:
+        return await view_of(stream)
+
+
+async def _why(state: Path, text: str) -> Explanation:
+    async with reader(state) as stream:
+        view = await view_of(stream)
+        return await answer(stream, explain(view, existing(view, text), wall_clock()))
+
+
+async def _history(state: Path, text: str) -> list[Recorded]:
+    target = parse_asset_partition(text)
+    async with reader(state) as stream:
+        view = await view_of(stream)
+        if target.asset not in view.catalog.current:
+            view.staleness.graph.require(target.asset)
+        partitions = view.catalog.current.get(target.asset, {})
+        names = (
+            [target]
+            if target.partition
+            else [
+                AssetPartition(target.asset, key) for key in {"": None, **dict.fromkeys(partitions)}
+            ]
+        )
+        found: list[Recorded] = []
+        for name in names:
+            after = 0
+            while batch := await stream.read(after, limit=MAX_BATCH, subject=str(name)):
+                found += [r for r in batch if isinstance(r.event, Materialized)]
+                after = batch[-1].position
+        return sorted(found, key=lambda recorded: recorded.position)
+
+
+async def _events(state: Path, after: int, limit: int | None, follow: bool, as_json: bool) -> None:
+    left = limit if limit is not None else 1 << 62
+    async with reader(state) as stream:
+        while left > 0 and (batch := await stream.read(after, limit=min(left, MAX_BATCH))):
+            for recorded in batch:
+                _print_event(recorded, as_json)
+            left -= len(batch)
+            after = batch[-1].position
+        if follow and left > 0:
+            async for batch in stream.follow(after):
+                for recorded in batch[:left]:
+                    _print_event(recorded, as_json)
+                left -= len(batch)
+                if left <= 0:
+                    return
+
+
+async def _verify(state: Path) -> int:
+    async with reader(state) as stream:
+        return await stream.verify()
+
+
+# --- printing -------------------------------------------------------------------------------------
+
+
+def _print_status(report: StatusReport, now_us: int) -> None:
+    out = console()
+    if report.assets:
+        shown = table("asset", ">fresh", "state", "", "lag", "version", "changed", "waits for")
+        for row in report.assets:
+            shown.add_row(*_asset_cells(row, now_us))
+        out.print(shown)
+    if report.partitions and (len(report.partitions) > 1 or not report.assets):
+        shown = table("partition", "state", "", "lag", "version", ">position", "waits for")
+        for part in report.partitions[:MAX_ROWS]:
+            shown.add_row(*_partition_cells(part))
+        out.print(shown)
+        if len(report.partitions) > MAX_ROWS:
+            click.echo(
+                f"… and {len(report.partitions) - MAX_ROWS} more partitions (--json has all)"
+            )
+    for key in report.orphans:
+        click.echo(f"{key}: no longer defined; its history is kept")
+    verdict = "everything is fresh" if report.fresh else "not everything is fresh"
+    click.echo(f"{verdict}, at position {report.position}", err=True)
+
+
+def _asset_cells(row: AssetRow, now_us: int) -> list[str | Text]:
+    changed = age(now_us - row.changed_at_us) + " ago" if row.changed_at_us is not None else ""
+    return [
+        row.asset,
+        f"{row.fresh}/{row.total}",
+        coloured(row.state if row.kind != "source" else "source"),
+        coloured(row.activity),
+        age(row.lag_ms * 1000) if row.lag_ms else "",
+        short(row.data_version or ""),
+        changed,
+        row.blocked_by,
+    ]
+
+
+def _partition_cells(row: PartitionRow) -> list[str | Text]:
+    return [
+        str(AssetPartition(row.asset, row.partition)),
+        coloured(row.state),
+        coloured(row.activity),
+        age(row.lag_ms * 1000) if row.lag_ms else "",
+        short(row.data_version or ""),
+        str(row.position or ""),
+        row.blocked_by,
+    ]
+
+
+def _print_why(explanation: Explanation) -> None:
+    status = explanation.status
+    going_on = f", {status.activity}" if status.activity else ""
+    behind = f", {age(explanation.lag_us)} behind" if explanation.lag_us else ""
+    click.echo(f"{explanation.target} is {status.state}{going_on}{behind}")
+    for step in explanation.steps:
+        place = f"  [{step.position}]" if step.position else ""
+        click.echo(f"{'  ' * (step.depth + 1)}{step.text}{place}")
+    if explanation.hint:
+        click.echo(f"  to release it: {explanation.hint}")
+
+
+def _print_event(recorded: Recorded, as_json: bool) -> None:
+    if as_json:
+        print_json(_event_json(recorded))
+        return
+    when = moment(recorded.recorded_at)
+    cause = f"  because of {recorded.cause}" if recorded.cause else ""
+    kind = type_of(recorded.event)
+    click.echo(f"{recorded.position:>6}  {when}  {kind:<15}  {describe(recorded)}{cause}")
+
+
+def _event_json(recorded: Recorded) -> dict[str, object]:
+    """Position, recorded time (µs) and origin, then the event as stored, its type first."""
+    event = recorded.event
+    data = msgspec.to_builtins(event) if type_of(event) != "Unknown" else {}
+    return {
+        "position": recorded.position,
+        "recorded_at": recorded.recorded_at,
+        "cause": recorded.cause,
+        "actor": recorded.actor,
+        "event": data,
+    }

@@ -1,0 +1,102 @@
+"""Commands that load the user's code: run a project, or check it."""
+
+import os
+import sys
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+
+import anyio
+import click
+import structlog
+
+from freshet.engine import logs
+from freshet.engine.cli.output import age
+from freshet.engine.cli.state import state_option
+from freshet.engine.daemon import daemon, obey_signals
+from freshet.engine.events import (
+    EngineStarted,
+    GraphDeployed,
+    Materialized,
+    Recorded,
+    RunAbandoned,
+    RunFailed,
+    SourceChanged,
+)
+from freshet.engine.keys import AssetPartition
+from freshet.engine.project import Project
+from freshet.engine.target import load_project
+from freshet.projections.view import View
+from freshet.projections.why import describe
+
+log = structlog.get_logger("freshet")
+
+
+@click.command()
+@click.argument("target", metavar="TARGET")
+@click.option(
+    "--slots", type=click.IntRange(min=1), help="Runs alive at once (default: the project's)."
+)
+@state_option
+def run(target: str, slots: int | None, state: Path) -> None:
+    """Keep a project fresh until told to stop.
+
+    TARGET is `path.py` or `module:project`. SIGTERM or Ctrl-C drains: nothing new starts, live runs
+    get 30 s to finish; the second one stops at once. What was cut off is run again on the next
+    start.
+    """
+    logs.configure()
+    project = load_project(target)
+    left_behind = anyio.run(
+        _run, project, state, slots, backend_options={"use_uvloop": find_spec("uvloop") is not None}
+    )
+    if left_behind:
+        # A thread that outlived its timeout cannot be ended, and would keep the process for ever.
+        sys.stderr.flush()
+        os._exit(0)
+
+
+@click.command()
+@click.argument("target", metavar="TARGET")
+def check(target: str) -> None:
+    """Load a project and say what is wrong with it; changes nothing."""
+    project = load_project(target)
+    sources = sum(spec.is_source for spec in project.graph.specs.values())
+    click.echo(
+        f"{len(project.assets)} assets, {sources} sources, {len(project.sensors)} sensors: all fits"
+        f" (digest {project.graph.digest[:8]})"
+    )
+
+
+async def _run(project: Project, state: Path, slots: int | None) -> int:
+    # What assets print is talk, not data: stdout belongs to whoever pipes our output.
+    with redirect_stdout(sys.stderr):
+        async with daemon(project, state, slots=slots) as running:
+            running.loop.listeners.append(tell)
+            assets, at = len(project.assets), running.view.position
+            log.info("running", assets=assets, state=str(state), position=at, pid=os.getpid())
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(obey_signals, running)
+                await running.stopped()
+                tasks.cancel_scope.cancel()
+        log.info("stopped", reason=running.stop_reason, position=running.stream.head)
+        return running.loop.runner.left_behind
+
+
+def tell(recorded: Recorded, view: View) -> None:
+    """One line for what a person at the terminal wants to see go by."""
+    event = recorded.event
+    match event:
+        case Materialized():
+            key = AssetPartition(event.asset, event.partition)
+            run = view.runs.last.get(key)
+            took = recorded.recorded_at - run.started_at if run is not None else 0
+            log.info("materialized", asset=str(key), run=event.run, took=age(took))
+        case SourceChanged():
+            log.info("changed", what=describe(recorded), position=recorded.position)
+        case RunFailed():
+            log.error("failed", what=describe(recorded), detail=event.detail, retry=event.retry_at)
+        case RunAbandoned() | GraphDeployed() | EngineStarted():
+            log.info(describe(recorded), position=recorded.position)
+        case _:
+            pass

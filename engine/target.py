@@ -1,0 +1,88 @@
+"""Targets: find the project a person names as `module:project`, `module`, or `path.py`."""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from freshet.engine.errors import DefinitionError, FreshetError, RequestError, did_you_mean
+from freshet.engine.project import Project
+
+EXAMPLE = "for example `freshet run project.py` or `freshet run package.module:project`"
+
+
+def load_project(target: str) -> Project:
+    """Import the target and return its project.
+
+    Raises RequestError when there is no such module or project, DefinitionError for whatever is
+    wrong inside it, naming file and line.
+    """
+    path, _, name = target.partition(":") if not target.endswith(".py") else (target, "", "")
+    module = _import_file(Path(path)) if path.endswith(".py") else _import_module(path)
+    found = {key: value for key, value in vars(module).items() if isinstance(value, Project)}
+    if name:
+        if name not in found:
+            raise RequestError(
+                f"'{path}' has no project named '{name}'",
+                cause=f"it has {', '.join(found) or 'none'}",
+                hint=did_you_mean(name, found) or "name = fr.Project([...]) at the top level",
+            )
+        return found[name]
+    if len(set(map(id, found.values()))) == 1:
+        return next(iter(found.values()))
+    if not found:
+        raise RequestError(
+            f"'{path}' has no project", hint="write project = fr.Project([...]) at its top level"
+        )
+    raise RequestError(
+        f"'{path}' has several projects: {', '.join(found)}",
+        hint=f"say which: {path}:{next(iter(found))}",
+    )
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise RequestError(f"there is no file '{path}'", hint=EXAMPLE)
+    sys.path.insert(0, str(path.resolve().parent))
+    name = path.stem
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise RequestError(f"'{path}' cannot be imported", hint=EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise _broken(str(path), error) from error
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise RequestError(f"there is no module '{name}'", hint=EXAMPLE) from None
+        raise _broken(name, error) from error
+    except (TypeError, ValueError):
+        raise RequestError(f"'{name}' is no module name", hint=EXAMPLE) from None
+    except (Exception, SystemExit) as error:
+        raise _broken(name, error) from error
+
+
+def _broken(target: str, error: BaseException) -> FreshetError:
+    """What the user's own code raised while it was imported, with the last line of theirs."""
+    if isinstance(error, FreshetError):
+        return error
+    if isinstance(error, SyntaxError):
+        where = f"{error.filename}:{error.lineno}"
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if "importlib" not in f.filename and f.filename != __file__]
+        where = f"{own[-1].filename}:{own[-1].lineno}" if own else target
+    return DefinitionError(
+        f"'{target}' cannot be imported ({where})", cause=f"{type(error).__name__}: {error}"
+    )

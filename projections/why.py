@@ -1,0 +1,208 @@
+"""Why: the chain of causes from an asset partition back to the event that began it.
+
+A generator that asks for events by position and is sent them, so that it works over a live stream,
+a file, or a list, and does no I/O of its own.
+"""
+
+from collections.abc import Generator
+
+import msgspec
+
+from freshet.engine.events import (
+    Demanded,
+    EngineStarted,
+    EngineStopped,
+    GraphDeployed,
+    Invalidated,
+    Materialized,
+    Observed,
+    Paused,
+    Recorded,
+    Resumed,
+    RunCancelled,
+    RunFailed,
+    RunStarted,
+    RunSucceeded,
+    SensorFailed,
+    SourceChanged,
+    subject_of,
+    type_of,
+)
+from freshet.engine.keys import AssetPartition
+from freshet.projections.causes import Blocker, Status
+from freshet.projections.view import View
+
+MAX_DEPTH = 32
+"""Materializations followed one behind another: deeper graphs are cut off with a word."""
+
+MAX_BREADTH = 3
+"""Changed inputs followed of each run; the others are counted."""
+
+Asking = Generator[int, Recorded | None, None]
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One line of an explanation: how deep below the question, which event, and what it says."""
+
+    depth: int
+    position: int
+    text: str
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """The answer to "why": how things stand, how far behind (µs), and the chain of causes."""
+
+    target: AssetPartition
+    status: Status
+    lag_us: int
+    position: int
+    steps: tuple[Step, ...]
+    hint: str = ""
+
+
+def explain(
+    view: View, target: AssetPartition, now_us: int
+) -> Generator[int, Recorded | None, Explanation]:
+    """Ask for the events needed, then return the explanation of an asset partition that exists."""
+    status = view.status(*target)
+    if status is None:
+        raise KeyError(str(target))
+    steps: list[Step] = []
+    hint = ""
+    if status.owed is not None:
+        steps.append(Step(0, status.owed, f"owes the change at position {status.owed}"))
+        yield from _event(status.owed, 1, steps)
+    for cause in status.causes:
+        if cause.what == "code":
+            steps.append(
+                Step(0, cause.position, "its code version is not the one it was built with")
+            )
+    if status.blocker is not None or status.activity in ("failed", "retrying", "unwanted"):
+        hint = yield from _held(status, steps)
+    version = view.catalog.version(*target)
+    if version is not None:
+        yield from _made(version.position, 0, steps)
+    lag_us = view.lag_us(*target, now_us)
+    return Explanation(target, status, lag_us, view.position, tuple(steps), hint)
+
+
+def describe(recorded: Recorded) -> str:
+    """One event in a line, without its position and time."""
+    event = recorded.event
+    subject = subject_of(event)
+    match event:
+        case SourceChanged(data_version="") | Observed(data_version=""):
+            return f"{subject} is gone"
+        case SourceChanged() | Observed():
+            path = event.metadata.get("path")
+            return f"{subject} changed to {short(event.data_version)}" + (
+                f" ({path})" if path else ""
+            )
+        case Materialized():
+            return f"{subject} materialized as {short(event.data_version)} by run {event.run}"
+        case RunStarted():
+            attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
+            return f"run {recorded.position} of {subject} started ({event.reason}{attempt})"
+        case RunSucceeded():
+            return f"{subject} succeeded in {event.duration_us / 1000:.1f} ms"
+        case RunFailed():
+            return f"{subject} failed ({event.kind}): {event.error}"
+        case RunCancelled(reason=reason):
+            return f"{subject} was cancelled: {reason}"
+        case Demanded() | Invalidated():
+            names = ", ".join(str(AssetPartition(*t)) for t in event.targets[:MAX_BREADTH])
+            more = f" and {len(event.targets) - MAX_BREADTH} more" if len(event.targets) > 3 else ""
+            what = "demanded" if isinstance(event, Demanded) else "invalidated"
+            by = f" by {recorded.actor}" if recorded.actor else ""
+            return f"{names}{more} {what}{by}" + (f": {event.reason}" if event.reason else "")
+        case GraphDeployed(digest=digest, assets=assets):
+            return f"{len(assets)} definitions deployed (digest {short(digest)})"
+        case Paused(scope=scope, reason=reason) | Resumed(scope=scope, reason=reason):
+            verb = "paused" if isinstance(event, Paused) else "resumed"
+            return f"{scope} {verb}" + (f": {reason}" if reason else "")
+        case SensorFailed(sensor=sensor, error=error):
+            return f"{sensor} failed: {error}"
+        case EngineStarted(version=version, pid=pid, host=host):
+            return f"engine {version} started (pid {pid} on {host})"
+        case EngineStopped(reason=reason):
+            return f"engine stopped ({reason})"
+        case _:
+            return f"{type_of(event)} {subject}".strip()
+
+
+def short(text: str) -> str:
+    """The first eight characters of a version or digest; shorter ones whole."""
+    return text if len(text) <= 12 else text[:8]
+
+
+def blocker_text(blocker: Blocker) -> str:
+    """What holds a cell up, in words."""
+    name = str(AssetPartition(blocker.asset, blocker.partition))
+    match blocker.what:
+        case "failed":
+            return f"{name} failed at position {blocker.position}"
+        case "retry":
+            return f"{name} failed at position {blocker.position} and will be tried again"
+        case "missing_source":
+            return f"the source {name} has never been seen"
+        case "not_materialized":
+            return f"{name} has never been materialized"
+        case "removed":
+            return f"{name} was removed at position {blocker.position}"
+        case "running":
+            return f"{name} is running (run {blocker.position})"
+        case "queued":
+            return f"{name} is ready and waits for its turn"
+
+
+def _held(status: Status, steps: list[Step]) -> Generator[int, Recorded | None, str]:
+    """What the cell waits for, the event behind it, and what would release it."""
+    blocker = status.blocker
+    key = AssetPartition(status.asset, status.partition)
+    if blocker is not None:
+        steps.append(Step(0, blocker.position, f"waits: {blocker_text(blocker)}"))
+        if blocker.position:
+            yield from _event(blocker.position, 1, steps)
+        origin, what = AssetPartition(blocker.asset, blocker.partition), blocker.what
+    elif status.activity == "unwanted":
+        steps.append(Step(0, 0, "waits: its policy is manual, and nobody has asked for it"))
+        return f"freshet materialize {key}"
+    else:
+        origin, what = key, "failed" if status.activity == "failed" else "retry"
+    return {
+        "failed": f"repair its inputs or its code, or run `freshet materialize {origin}`",
+        "missing_source": f"it is released when {origin} lands; or `freshet emit {origin}`",
+        "removed": f"it is released when {origin} is there again",
+        "not_materialized": f"freshet materialize {origin}",
+    }.get(what, "")
+
+
+def _event(position: int, depth: int, steps: list[Step]) -> Asking:
+    found = yield position
+    if found is not None:
+        steps.append(Step(depth, position, describe(found)))
+
+
+def _made(position: int, depth: int, steps: list[Step]) -> Asking:
+    """How the version at `position` came to be: its run, and what had changed for that run."""
+    found = yield position
+    if found is None:
+        return
+    steps.append(Step(depth, position, describe(found)))
+    event = found.event
+    if not isinstance(event, Materialized) or depth >= MAX_DEPTH:
+        return
+    started = yield event.run
+    if started is None or not isinstance(started.event, RunStarted):
+        return
+    run = started.event
+    steps.append(Step(depth + 1, event.run, f"because {describe(started)}"))
+    for cause in run.causes[:MAX_BREADTH]:
+        yield from _made(cause.position, depth + 2, steps)
+    hidden = run.changed - min(len(run.causes), MAX_BREADTH)
+    if hidden > 0:
+        steps.append(Step(depth + 2, event.run, f"and {hidden} more changed inputs"))
+    if run.reason in ("code", "demanded") or not run.causes:
+        owed = started.cause
+        if owed is not None:
+            yield from _event(owed, depth + 2, steps)

@@ -1,0 +1,112 @@
+"""A path pattern and its partitions: reading, matching and writing paths are one relation."""
+
+import re
+from pathlib import PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from freshet.engine.errors import DefinitionError
+from freshet.engine.keys import WHOLE
+from freshet.sensors.pattern import PLACEHOLDER, parse_pattern
+
+PLAIN = st.text(st.characters(exclude_characters="/{}*?[]\0.", exclude_categories=["Cs"]))
+NAMES = PLAIN.filter(bool)
+FOLDERS = st.lists(NAMES, max_size=3).map("/".join)
+PATTERNS = st.builds(
+    lambda above, before, after, below: "/".join(
+        part for part in (above, before + PLACEHOLDER + after, below) if part
+    ),
+    FOLDERS,
+    PLAIN,
+    PLAIN,
+    FOLDERS,
+)
+
+
+@given(PATTERNS, NAMES)
+def test_the_path_of_a_partition_is_a_path_of_that_partition(text: str, key: str) -> None:
+    pattern = parse_pattern(text)
+    relative = pattern.path_of(key)
+    assert pattern.partition_of(relative) == key
+    assert PurePosixPath(pattern.root, relative) == PurePosixPath(text.replace(PLACEHOLDER, key))
+    assert relative.count("/") + 1 == pattern.depth
+
+
+@given(PATTERNS, st.text(st.sampled_from("ab/.x"), max_size=8))
+def test_a_path_matches_exactly_when_the_equal_regular_expression_does(
+    text: str, relative: str
+) -> None:
+    pattern = parse_pattern(text)
+    expression = re.escape(pattern.prefix) + "([^/]+)" + re.escape(pattern.suffix)
+    match = re.fullmatch(expression, relative)
+    assert pattern.partition_of(relative) == (match[1] if match else None)
+
+
+@given(
+    st.sampled_from(["{partition}", "a{partition}a", "{partition}/a", "ab{partition}ba"]),
+    st.text(st.sampled_from("ab/"), max_size=7),
+)
+def test_a_path_that_matches_is_the_path_of_its_partition(text: str, relative: str) -> None:
+    pattern = parse_pattern(text)
+    key = pattern.partition_of(relative)
+    if key is not None:
+        assert pattern.path_of(key) == relative
+
+
+@pytest.mark.parametrize(
+    ("text", "root", "depth", "relative", "key"),
+    [
+        ("landing/{partition}.csv", "landing", 1, "2013-01-05.csv", "2013-01-05"),
+        ("{partition}.csv", ".", 1, "a.csv", "a"),
+        ("/data/in/{partition}.csv", "/data/in", 1, "a.csv", "a"),
+        ("/{partition}.csv", "/", 1, "a.csv", "a"),
+        ("in/{partition}/data.csv", "in", 2, "a/data.csv", "a"),
+        ("in/day-{partition}/x/y.csv", "in", 3, "day-a/x/y.csv", "a"),
+        ("./in//{partition}", "in", 1, "a.tar.gz", "a.tar.gz"),
+    ],
+)
+def test_a_pattern_says_where_to_look_and_which_partition(
+    text: str, root: str, depth: int, relative: str, key: str
+) -> None:
+    pattern = parse_pattern(text)
+    assert (pattern.root, pattern.depth, pattern.partitioned) == (root, depth, True)
+    assert pattern.partition_of(relative) == key
+
+
+def test_a_pattern_without_placeholder_is_exactly_one_file() -> None:
+    pattern = parse_pattern("landing/airlines.csv")
+    assert (pattern.root, pattern.depth, pattern.partitioned) == ("landing", 1, False)
+    assert pattern.partition_of("airlines.csv") == WHOLE
+    assert pattern.path_of(WHOLE) == "airlines.csv"
+    for other in ("", "airports.csv", "airlines.csv.tmp", "x/airlines.csv", "airlines_csv"):
+        assert pattern.partition_of(other) is None
+
+
+@pytest.mark.parametrize("relative", ["x.csv.tmp", ".csv", "a/b.csv", "a.CSV", "", "csv", "a.csv/"])
+def test_what_only_resembles_the_pattern_does_not_match(relative: str) -> None:
+    assert parse_pattern("landing/{partition}.csv").partition_of(relative) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "/",
+        ".",
+        "landing/*.csv",
+        "landing/?.csv",
+        "landing/[ab].csv",
+        "landing/{day}.csv",
+        "landing/{}.csv",
+        "landing/{partition.csv",
+        "landing/partition}.csv",
+        "{partition}/{partition}.csv",
+        "landing/**/{partition}.csv",
+    ],
+)
+def test_a_pattern_that_cannot_be_used_is_refused_by_name(text: str) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        parse_pattern(text)
+    assert repr(text) in caught.value.message
