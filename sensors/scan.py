@@ -14,6 +14,9 @@ from freshet.engine.stores.landing import digest_file
 SMALL_FILE_BYTES = 1024 * 1024
 """Digested on the event loop, in about a millisecond; what is larger goes to a thread."""
 
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""What `stat` says when there is no such file; anything else only says that we cannot look."""
+
 
 class Seen(NamedTuple):
     """What `stat` says of a file: enough to know that it was not touched, not what it contains."""
@@ -27,8 +30,8 @@ class Seen(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """One look at a file: `found` with its digest, `busy` (not finished), `gone`, or `rejected` and
-    why.
+    """One look at a file: `found` with its digest, `busy` (not finished), `gone` (with a reason
+    when something else is there), or `rejected` and why.
     """
 
     what: Literal["found", "busy", "gone", "rejected"]
@@ -79,9 +82,15 @@ def look(path: Path, *, steady: bool, must_settle: bool) -> Looked:
     time
     ago: that is asked for where the system cannot tell who writes, and everywhere if `must_settle`.
     """
-    before = peek(path)
-    if before is None:
-        return Looked("rejected", reason="no regular file") if path.exists() else Looked("gone")
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            return Looked("gone", reason="no regular file")
+        before = _seen(found)
+    except OSError as error:
+        if error.errno in NOT_THERE:
+            return Looked("gone")
+        return Looked("rejected", reason=error.strerror or str(error))
     try:
         writing = being_written(path)
         if writing or (not steady and (must_settle or writing is None)):

@@ -3,7 +3,7 @@ missed twice.
 """
 
 import threading
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic
 
@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 import structlog
-from watchfiles._rust_notify import RustNotify
+from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from freshet.engine.events import SourceChanged
 from freshet.engine.keys import PartitionKey, partition_key_problem
@@ -36,7 +36,8 @@ BIG_HINT = 1000
 """Hints at once after which some may have been dropped: a scan follows soon."""
 
 SOON_S = 1.0
-"""When that scan, and the one after a new folder appeared, comes."""
+"""When that scan, and the one after a new folder appeared, comes; least time between two watches.
+"""
 
 SETTLE_MS = 50
 """How long a file must look the same where the system cannot tell whether it is being written."""
@@ -89,6 +90,7 @@ class Watch:
         self._notify: RustNotify | None = None
         self._stop = threading.Event()
         self._identity: tuple[int, int] | None = None
+        self._attach_at = monotonic() - SOON_S
         self._thread = anyio.CapacityLimiter(1)
         self.rejected: dict[str, str] = {}
         """Files that match but cannot count, and why; at most MAX_REJECTED of them."""
@@ -98,7 +100,7 @@ class Watch:
     async def changes(self) -> AsyncGenerator[Batch, None]:
         """Everything that differs from what is known, in batches, as far as it is finished."""
         self._attach()
-        candidates = sorted(self._candidates())
+        candidates = sorted(await self._candidates())
         for start in range(0, len(candidates), MAX_BATCH_CHANGES):
             batch = await self._batch(candidates[start : start + MAX_BATCH_CHANGES])
             if batch.cursor:
@@ -112,7 +114,7 @@ class Watch:
             else:
                 self._known[relative] = value
 
-    def _candidates(self) -> set[str]:
+    async def _candidates(self) -> set[str]:
         """Relative paths to look at: hinted, due again, and from a scan what is new, changed or
         gone.
         """
@@ -123,7 +125,11 @@ class Watch:
         if now >= self._scan_at:
             self._scan_at = now + (SOON_S if self._rescan else self._sensor.reconcile_s)
             self._rescan = False
-            found.update(self._differences())
+            found.update(
+                await anyio.to_thread.run_sync(
+                    lambda: list(self._differences()), abandon_on_cancel=True
+                )
+            )
         return found
 
     def _differences(self) -> Iterator[str]:
@@ -132,6 +138,7 @@ class Watch:
         except OSError as error:
             self._reject(".", f"the folder {self._root} cannot be listed: {error.strerror}")
             return
+        self.rejected.pop(".", None)
         for relative, seen in there.items():
             known = self._known.get(relative, "")
             if not known.startswith(f"{seen}:"):
@@ -146,6 +153,10 @@ class Watch:
                 self._found(relative, partition, looked, looked.seen, changes, cursor)
             elif looked.what == "gone":
                 self._gone(relative, partition, changes, cursor)
+                if looked.reason:
+                    self._reject(relative, looked.reason)
+                else:
+                    self.rejected.pop(relative, None)
             elif looked.what == "rejected":
                 self._reject(relative, looked.reason)
         return Batch(tuple(changes), cursor)
@@ -203,8 +214,10 @@ class Watch:
         if len(named) == 1 and self._is_small(named[0][0]):
             looked = [self._look(named[0][0])]
         else:
+            # Given up when cancelled: `close` then stops it after the file it is reading.
             looked = await anyio.to_thread.run_sync(
-                lambda: [self._look(relative) for relative, _ in named]
+                lambda: [self._look(name) for name, _ in named if not self._stop.is_set()],
+                abandon_on_cancel=True,
             )
         return [(*name, result) for name, result in zip(named, looked, strict=True)]
 
@@ -267,15 +280,20 @@ class Watch:
         if self._notify is None:
             await anyio.sleep(min(timeout_ms, IDLE_MS) / 1000)
             return
-        hints = await anyio.to_thread.run_sync(
-            self._notify.watch,
-            DEBOUNCE_MS,
-            STEP_MS,
-            min(timeout_ms, IDLE_MS),
-            self._stop,
-            abandon_on_cancel=True,
-            limiter=self._thread,
-        )
+        try:
+            hints = await anyio.to_thread.run_sync(
+                self._notify.watch,
+                DEBOUNCE_MS,
+                STEP_MS,
+                min(timeout_ms, IDLE_MS),
+                self._stop,
+                abandon_on_cancel=True,
+                limiter=self._thread,
+            )
+        except WatchfilesRustInternalError as error:  # one name that is not UTF-8 is enough
+            log.warning("watch is started anew", sensor=self._sensor.name, reason=str(error))
+            self._start_anew()
+            return
         if isinstance(hints, set):
             self._take(path for _, path in hints)
             if len(hints) >= BIG_HINT:
@@ -286,26 +304,35 @@ class Watch:
         self._stop.set()
         self._detach()
 
-    def _take(self, paths: Iterator[str]) -> None:
+    def _take(self, paths: Iterable[str]) -> None:
         """Turn absolute paths into candidates: files that match; a folder means that more may be
         new.
         """
         base = str(self._root.resolve()) + "/"
         for path in paths:
             relative = path.removeprefix(base)
-            if relative == path:
-                self._scan_soon()  # the root itself, or a path seen through a link
+            if path + "/" == base:
+                self._start_anew()  # removed or moved; a new one may even have the same inode
+            elif relative == path:
+                self._scan_soon()  # a path seen through a link
             elif self._pattern.partition_of(relative) is not None:
                 self._hinted.add(relative)
                 pending = self._pending.get(relative)
                 if pending is not None:
                     pending.delay = FIRST_LOOK_S
-            elif self._pattern.depth > 1:
+            elif relative.count("/") + 1 < self._pattern.depth:
                 self._scan_at = monotonic()  # a folder was made, moved or removed: look now,
                 self._rescan = True  # and again, for what was written before it was watched
 
     def _scan_soon(self) -> None:
         self._scan_at = min(self._scan_at, monotonic() + SOON_S)
+
+    def _start_anew(self) -> None:
+        """Drop the watch: the next `_attach` makes another, and scans, at most once in SOON_S."""
+        self._detach()
+        self._identity = None
+        self._attach_at = max(monotonic(), self._attach_at + SOON_S)
+        self._scan_at = min(self._scan_at, self._attach_at)
 
     def _next_due(self) -> float:
         pending = min((pending.due for pending in self._pending.values()), default=self._scan_at)
@@ -313,6 +340,8 @@ class Watch:
 
     def _attach(self) -> None:
         """Watch the root; start anew, with a scan, when it came, went, or is another folder now."""
+        if self._notify is None and monotonic() < self._attach_at:
+            return
         try:
             found = self._root.stat()
             identity = (found.st_dev, found.st_ino)
@@ -332,7 +361,7 @@ class Watch:
                 self._pattern.depth > 1,
                 True,
             )
-            self._scan_at = monotonic()
+            self._attach_at = self._scan_at = monotonic()
         self._identity = identity
 
     def _detach(self) -> None:

@@ -2,12 +2,16 @@
 
 import os
 import shutil
-from collections.abc import AsyncGenerator
+import threading
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
+from structlog.testing import capture_logs
 
 import freshet as fr
 from freshet.engine.digests import digest
@@ -31,6 +35,7 @@ class Reader:
 
     def __init__(self, sensor: FilesSensor, cursor: dict[str, str] | None = None) -> None:
         self.cursor = dict(cursor or {})
+        self.current: dict[str, str] = {}
         self._batches: AsyncGenerator[Batch, None] = sensor.run(dict(self.cursor))
 
     async def batch(self) -> Batch:
@@ -41,6 +46,10 @@ class Reader:
                 self.cursor.pop(item)
             else:
                 self.cursor[item] = value
+        for change in batch.changes:
+            self.current[change.partition] = change.data_version
+            if not change.data_version:
+                del self.current[change.partition]
         return batch
 
     async def changes(self, count: int) -> list[SourceChanged]:
@@ -50,6 +59,11 @@ class Reader:
             found.extend((await self.batch()).changes)
         assert len(found) == count
         return found
+
+    async def until(self, current: Callable[[], dict[str, str]]) -> None:
+        """Read on until the partitions that are there have the versions of these contents."""
+        while self.current != {day: version(text) for day, text in current().items()}:
+            await self.batch()
 
     async def stop(self) -> None:
         await self._batches.aclose()
@@ -275,6 +289,150 @@ async def test_the_folder_may_come_later_and_come_anew(tmp_path: Path) -> None:
             for change in (await reader.batch()).changes:
                 versions[change.partition] = change.data_version
         assert versions == {"2024-01-01": "", "2024-01-02": version("second")}
+
+
+async def test_a_folder_made_anew_with_the_inode_of_the_old_one_is_watched_again(
+    landing: Path,
+) -> None:
+    """After it was removed and made again, hints come again: no scan is due within an hour."""
+    reader = Reader(sensor(landing, reconcile="1h"))
+    async with aclosing(reader._batches):
+        (landing / "2024-01-01.csv").write_text("old")
+        await reader.until(lambda: {"2024-01-01": "old"})
+        for day in ("2024-01-02", "2024-01-03", "2024-01-04"):
+            shutil.rmtree(landing)
+            landing.mkdir()
+            for text in ("new", "newer"):
+                (landing / f"{day}.csv").write_text(text)
+                await reader.until(partial(dict, {day: text}))
+
+
+async def test_a_missing_folder_withdraws_nothing(landing: Path, tmp_path: Path) -> None:
+    """A folder that is away for a while, as when it is not mounted, takes no partition with it."""
+    (landing / "2024-01-01.csv").write_text("x")
+    first = Reader(sensor(landing))
+    await first.changes(1)
+    await first.stop()
+    landing.rename(tmp_path / "away")
+    second = Reader(sensor(landing), first.cursor)
+    async with aclosing(second._batches), anyio.create_task_group() as tasks:
+        tasks.start_soon(second.until, lambda: {"2024-01-02": "y"})
+        await anyio.wait_all_tasks_blocked()
+        (tmp_path / "away").rename(landing)
+        (landing / "2024-01-02.csv").write_text("y")
+    assert sorted(second.cursor) == ["2024-01-01.csv", "2024-01-02.csv"]
+
+
+async def seen_while_watching(landing: Path, make: Callable[[], object]) -> list[tuple[str, str]]:
+    """The files named, with reasons, after `make`; a good file that lands next counts, alone."""
+    reader = Reader(sensor(landing, reconcile="1h"))
+    with capture_logs() as logs:
+        async with aclosing(reader._batches):
+            (landing / "2024-01-30.csv").write_text("before")
+            await reader.until(lambda: {"2024-01-30": "before"})
+            make()
+            (landing / "2024-01-31.csv").write_text("after")
+            await reader.until(lambda: {"2024-01-30": "before", "2024-01-31": "after"})
+    return [(log["file"], log["reason"]) for log in logs if log["event"] == "file does not count"]
+
+
+async def test_a_name_that_is_not_utf8_does_not_end_the_watch(landing: Path) -> None:
+    """watchfiles gives up at such a name, for good; what lands with and after it counts."""
+
+    def make() -> None:
+        with open(os.fsencode(landing) + b"/2024-\xff.csv", "wb") as file:
+            file.write(b"x")
+
+    assert await seen_while_watching(landing, make) == [("2024-?.csv", "its name is not UTF-8")]
+
+
+async def test_a_path_that_cannot_be_followed_does_not_end_the_watch(landing: Path) -> None:
+    """A file that `stat` refuses is named with the system's reason, and the others go on."""
+    link = landing / "2024-01-05.csv"
+    assert await seen_while_watching(landing, lambda: link.symlink_to("x" * 300)) == [
+        ("2024-01-05.csv", "File name too long")
+    ]
+
+
+async def test_a_known_file_that_cannot_be_looked_at_is_not_withdrawn(landing: Path) -> None:
+    """Not being able to look is no removal: the scan names the file and keeps what is known."""
+    file = landing / "2024-01-01.csv"
+    file.write_text("x")
+    first = Reader(sensor(landing))
+    await first.changes(1)
+    await first.stop()
+    file.unlink()
+    file.symlink_to("x" * 300)
+    (landing / "2024-01-02.csv").write_text("y")
+    second = Reader(sensor(landing), first.cursor)
+    async with aclosing(second._batches):
+        await second.until(lambda: {"2024-01-02": "y"})
+    assert sorted(second.cursor) == ["2024-01-01.csv", "2024-01-02.csv"]
+
+
+async def test_a_known_file_whose_place_a_folder_took_is_withdrawn(landing: Path) -> None:
+    """The file is gone, whatever has its name now; the folder is named."""
+    file = landing / "2024-01-01.csv"
+    file.write_text("x")
+    reader = Reader(sensor(landing))
+    with capture_logs() as logs:
+        async with aclosing(reader._batches):
+            await reader.until(lambda: {"2024-01-01": "x"})
+            file.unlink()
+            file.mkdir()
+            await reader.until(dict)
+    assert reader.cursor == {}
+    assert [log["reason"] for log in logs if log["event"] == "file does not count"] in (
+        ["no regular file"],
+        [],  # the removal was seen before the folder was there
+    )
+
+
+async def test_files_that_come_and_go_while_we_look_leave_those_that_stayed(landing: Path) -> None:
+    """600 landings and 400 removals in a hurry, some of large files: the fold is what is there."""
+    days = [f"2024-01-{day:02d}" for day in range(1, 31)]
+    finished = threading.Event()
+
+    def churn() -> None:
+        for turn in range(20):
+            for number, day in enumerate(days):
+                file = landing / f"{day}.csv"
+                file.write_text(str(turn) * (4_000_000 if number % 10 == 0 else 1))
+                if (number + turn) % 3:
+                    file.unlink()
+        finished.set()
+        (landing / "2024-02-01.csv").write_text("last")
+
+    def there() -> dict[str, str]:
+        if not finished.is_set():
+            return {"not": "finished"}
+        return {file.stem: file.read_text() for file in landing.iterdir()}
+
+    reader = Reader(sensor(landing, reconcile="1h"))
+    async with aclosing(reader._batches), anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.to_thread.run_sync, churn)
+        await reader.until(there)
+    assert sorted(reader.cursor) == sorted(file.name for file in landing.iterdir())
+    assert len(reader.cursor) == 11
+
+
+async def test_a_cancelled_sensor_stops_reading_and_reports_the_same_when_run_again(
+    landing: Path,
+) -> None:
+    """Cancelled while it digests: it ends there, and a new run finds everything."""
+    days = [f"2024-01-{day:02d}" for day in range(1, 13)]
+    for day in days:
+        with (landing / f"{day}.csv").open("wb") as file:
+            file.truncate(32 * 1024 * 1024)
+    reader = Reader(sensor(landing))
+    async with aclosing(reader._batches), anyio.create_task_group() as tasks:
+        tasks.start_soon(reader.batch)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    assert reader.cursor == {}
+    again = Reader(sensor(landing))
+    async with aclosing(again._batches):
+        assert [change.partition for change in await again.changes(len(days))] == days
 
 
 async def test_folders_below_the_root_are_found_even_when_made_in_a_hurry(tmp_path: Path) -> None:
