@@ -379,7 +379,7 @@ def test_the_help_of_each_command_is_what_the_list_says() -> None:
     """The list that spares importing the commands tells the truth about each of them."""
     context = click.Context(cli)
     for name, (_, text) in COMMANDS.items():
-        command = Commands.get_command(cli, context, name)  # type: ignore[arg-type]
+        command = Commands.get_command(cli, context, name)
         assert command is not None
         assert command.name == name
         assert command.help is not None

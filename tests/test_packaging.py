@@ -91,7 +91,11 @@ def tree() -> set[str]:
 
 
 def files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.suffix == ".py" or path.name == "py.typed")
+    return (
+        path
+        for path in folder.rglob("*")
+        if path.suffix == ".py" or path.name == "py.typed" or path.parent.name == "data"
+    )
 
 
 def test_the_face_folder_holds_three_relative_links() -> None:

