@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -125,7 +126,7 @@ class Chaos:
         return position
 
     async def round(self) -> None:
-        """A daemon starts, files land and changes are asked for, and at some moment it is killed."""
+        """A daemon starts, files land, changes are asked for, and at some moment it is killed."""
         for _ in range(self.rng.randrange(3)):
             self.land()
         before = await self._head()
@@ -178,10 +179,8 @@ class Chaos:
 
     async def _keep_ticking(self) -> None:
         while True:
-            try:
+            with suppress(GONE):
                 await self.tick()
-            except GONE:
-                pass
             await anyio.sleep(0.01)
 
     async def _wait_for_the_moment(self, before: int, daemon: subprocess.Popen[bytes]) -> None:

@@ -31,7 +31,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_the_table_names_each_module_once_and_all_folders_are_read() -> None:
     listed = [name for layer in LAYERS for name in layer.modules]
     assert len(listed) == len(set(listed))
-    assert {each.name.partition(".")[0] for each in MODULES} == set(tidy.FOLDERS)
+    assert {each.path.partition("/")[0] for each in MODULES} == set(tidy.FOLDERS)
     assert len({each.name for each in MODULES}) == len(MODULES)
 
 

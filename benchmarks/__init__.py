@@ -1,0 +1,1 @@
+"""Benchmarks: figures with their bounds, from one run on one machine (`make bench`)."""
