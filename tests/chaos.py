@@ -8,12 +8,14 @@ import sys
 from collections import Counter
 from contextlib import suppress
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import anyio
 
 from freshet.engine.digests import digest
 from freshet.engine.events import (
+    CursorMoved,
     EngineStarted,
     Recorded,
     RunAbandoned,
@@ -134,10 +136,9 @@ class Chaos:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._keep_landing)
-                tasks.start_soon(self._keep_ticking)
+                tasks.start_soon(self._keep_ticking, daemon)
                 await self._wait_for_the_moment(before, daemon)
                 assert daemon.poll() is None, self.log()
-                tasks.cancel_scope.cancel()
                 daemon.kill()
         finally:
             daemon.kill()
@@ -177,8 +178,8 @@ class Chaos:
             await anyio.sleep(self.rng.uniform(0, MAX_DELAY_S))
             self.land()
 
-    async def _keep_ticking(self) -> None:
-        while True:
+    async def _keep_ticking(self, daemon: subprocess.Popen[bytes]) -> None:
+        while daemon.poll() is None:
             with suppress(GONE):
                 await self.tick()
             await anyio.sleep(0.01)
@@ -287,6 +288,20 @@ def repeated_changes(history: list[Recorded]) -> list[str]:
             if last.get((event.asset, event.partition)) == event.data_version:
                 found.append(f"{recorded.position}: {event}")
             last[event.asset, event.partition] = event.data_version
+    return found
+
+
+def torn_batches(history: list[Recorded]) -> list[int]:
+    """Changes of files that were not recorded together with the cursor that passes them."""
+    found = []
+    for first, second in pairwise(history):
+        event = first.event
+        if isinstance(event, SourceChanged) and event.asset == "flights":
+            whole = isinstance(second.event, SourceChanged | CursorMoved) and (
+                (first.actor, first.recorded_at) == (second.actor, second.recorded_at)
+            )
+            if not whole:
+                found.append(first.position)
     return found
 
 

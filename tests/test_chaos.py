@@ -11,6 +11,7 @@ from tests.chaos import (
     repeated_changes,
     repeated_runs,
     starts,
+    torn_batches,
     wrongly_ended_runs,
 )
 
@@ -49,6 +50,7 @@ async def survive(folder: Path, seed: int, kills: int) -> None:
     assert wrongly_ended_runs(history) == [], told
     assert repeated_runs(history) == [], told
     assert repeated_changes(history) == [], told
+    assert torn_batches(history) == [], told
     assert chaos.staged() == [], told
     assert chaos.outputs() == twin.outputs(), told
     assert len(chaos.outputs()) == len(chaos.landed()) + 2, told
