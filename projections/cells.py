@@ -46,6 +46,7 @@ class Cell:
         "changed_at",
         "code",
         "consumed",
+        "cut",
         "demand",
         "explicit",
         "failure",
@@ -87,6 +88,8 @@ class Cell:
         """Position of the newest wish to rebuild even from equal inputs; 0 for none."""
         self.demand = 0
         self.failure: Failure | None = None
+        self.cut: tuple[int, int] | None = None
+        """The last debt that was cut off, and the position at which it was: nothing new for it."""
         self.explicit = False
         """Brought into being by name, not by an upstream: stays when upstreams go."""
         self.gone = False

@@ -56,6 +56,8 @@ class Debts:
         """Recorded time (µs) of positions that are or were owed."""
         self.position = 0
         self.ghosts: dict[AssetPartition, Cell] = {}
+        self.cut_offs = 0
+        """Debts that turned out to be for nothing new, and were paid without a run."""
         self._marks_limit = MARKS_KEPT
         self._wave = 0
         self._wave_until = -NOTHING
@@ -181,6 +183,8 @@ class Debts:
         elif must_run(cell):
             self._list(cell)
         else:
+            cell.cut = (cell.owed, self.position)
+            self.cut_offs += 1
             cell.owed = upstream_eff(cell)
             cell.failure = None
             cell.home.note_eff(cell)

@@ -80,6 +80,15 @@ def explain(
     if status.blocker is not None or status.activity in ("failed", "retrying", "unwanted"):
         hint = yield from _held(status, steps)
     version = view.catalog.version(*target)
+    cell = view.staleness.cell(*target)
+    if (
+        cell is not None
+        and cell.cut is not None
+        and cell.cut[1] > (version.position if version else 0)
+    ):
+        text = f"the change at position {cell.cut[0]} was cut off: its inputs turned out equal"
+        steps.append(Step(0, cell.cut[1], text))
+        yield from _event(cell.cut[0], 1, steps)
     if version is not None:
         yield from _made(version.position, 0, steps)
     lag_us = view.lag_us(*target, now_us)

@@ -180,7 +180,7 @@ class Chaos:
 
     async def _keep_ticking(self, daemon: subprocess.Popen[bytes]) -> None:
         while daemon.poll() is None:
-            with suppress(GONE):
+            with suppress(*GONE):
                 await self.tick()
             await anyio.sleep(0.01)
 
