@@ -21,14 +21,17 @@ from freshet.engine.executors.invoke import Failed, Permit, Rejected, in_thread,
 from freshet.engine.keys import AssetPartition
 from freshet.engine.orders import Load, Order
 from freshet.engine.persist import persist
-from freshet.engine.specs import AssetSpec, Plain
-from freshet.engine.stores.landing import Landed, load_landed, still_the_same
+from freshet.engine.specs import Plain
+from freshet.engine.stores.landing import InputChangedError, Landed, load_landed, still_the_same
 from freshet.engine.stores.store import Store
 from freshet.engine.stream import EventStream
 from freshet.projections.catalog import Version
 
 MAX_RETRY_DELAY_MS = 300_000
 """Longest wait before a retry: five minutes, so that a repaired outside world is noticed soon."""
+
+PASSING_DELAY_MS = 1000
+"""First wait after a file was not the recorded one: the sensor usually tells the news within it."""
 
 MAX_ABANDONED_THREADS = 64
 """Threads of timed-out functions that may linger at once beside the live ones."""
@@ -137,7 +140,9 @@ class Runner:
             try:
                 arguments[parameter] = self._load(load, annotation)
             except StoreError as error:
-                raise Rejected("input", f"parameter '{parameter}': {error}") from error
+                passing = isinstance(error, InputChangedError)
+                text = f"parameter '{parameter}': {error}"
+                raise Rejected("input", text, passing=passing) from error
         if asset.takes_context:
             arguments["context"] = Context(
                 order.spec.key, order.target.partition, order.run, order.attempt, order.started_at
@@ -176,7 +181,8 @@ class Runner:
             for version in load.versions.values():
                 landed = landed_file(version)
                 if landed is not None and not still_the_same(*landed):
-                    raise Rejected("input", f"'{landed[0]}' changed while it was being read")
+                    text = f"'{landed[0]}' changed while it was being read"
+                    raise Rejected("input", text, passing=True)
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -201,7 +207,7 @@ class Runner:
 
     def _ending(self, order: Order, made: Made | Failed, duration_us: int) -> list[AnyEvent]:
         if isinstance(made, Failed):
-            retry_at = self._retry_at(order.spec, order.attempt)
+            retry_at = self._retry_at(order, made)
             return [RunFailed(order.run, made.kind, made.error, made.detail, duration_us, retry_at)]
         return [
             Materialized(
@@ -216,11 +222,19 @@ class Runner:
             RunSucceeded(order.run, duration_us),
         ]
 
-    def _retry_at(self, spec: AssetSpec, attempt: int) -> int | None:
-        """Exponential backoff with full jitter: a random moment in (0, delay · 2^(attempt-1)]."""
-        if attempt > spec.retries:
+    def _retry_at(self, order: Order, failed: Failed) -> int | None:
+        """Exponential backoff with full jitter: a random moment in (0, delay · 2^(attempt-1)].
+
+        What passes by itself is tried again without end: a file that changed and changed back would
+        otherwise leave nothing that starts the next run.
+        """
+        spec = order.spec
+        if order.attempt > spec.retries and not failed.passing:
             return None
-        ceiling_ms = min(spec.retry_delay_ms * 2 ** (attempt - 1), MAX_RETRY_DELAY_MS)
+        delay_ms = (
+            max(spec.retry_delay_ms, PASSING_DELAY_MS) if failed.passing else spec.retry_delay_ms
+        )
+        ceiling_ms = min(delay_ms * 2 ** min(order.attempt - 1, 30), MAX_RETRY_DELAY_MS)
         return self._clock() + int(self._rng.uniform(0, ceiling_ms) * 1000)
 
 

@@ -82,7 +82,8 @@ async def serve(state: Path, stream: EventStream, *, ready: anyio.Event | None =
 async def ask(state: Path, request: Request) -> range:
     """Append through the daemon and return the positions.
 
-    Raises ConnectionError when no daemon listens, RequestError as the daemon says.
+    Raises OSError when no daemon listens, an anyio stream error when it ends before it answers,
+    RequestError as the daemon says.
     """
     async with await anyio.connect_unix(socket_path(state)) as daemon:
         await daemon.send(msgspec.json.encode(request) + b"\n")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import anyio
 import click
@@ -22,6 +23,9 @@ from freshet.engine.stream import MAX_BATCH
 from freshet.projections.view import View
 
 STREAM_FILE = "stream.db"
+
+NOBODY = (OSError, anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError)
+"""What asking ends in when no daemon listens, or it ended before it could answer."""
 
 T = TypeVar("T")
 
@@ -114,16 +118,16 @@ async def append(state: Path, build: Callable[[View], tuple[Wish, ...]]) -> rang
     """
     async with reader(state) as stream:
         events = build(await view_of(stream))
-    actor = f"cli:{_user()}"
+    request = Request(events, f"cli:{_user()}", uuid4().hex)  # the key makes a second try harmless
     try:
-        return await ask(state, Request(events, actor))
-    except OSError:
-        pass  # nobody listens
+        return await ask(state, request)
+    except NOBODY:
+        pass
     try:
         async with SqliteStream.open(state / STREAM_FILE) as writer:
-            return await writer.append(events, actor=actor)
+            return await writer.append(events, key=request.key, actor=request.actor)
     except InUseError:
-        return await ask(state, Request(events, actor))  # a daemon started in between
+        return await ask(state, request)  # a daemon started in between
 
 
 def run_async(function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:

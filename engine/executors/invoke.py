@@ -30,13 +30,15 @@ ENDINGS = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """An attempt that produced nothing: what kind of failure, in a line, and the end of its
-    traceback.
+    """An attempt that produced nothing: what kind of failure, in a line, and its traceback's end.
+
+    `passing`: the cause is outside and passes by itself; tried again whatever `retries` says.
     """
 
     kind: FailureKind
     error: str
     detail: str = ""
+    passing: bool = False
 
 
 class Permit:
@@ -58,38 +60,55 @@ class Permit:
 class Rejected(Exception):
     """Raised by the steps around an asset's function to say which kind of failure this is."""
 
-    def __init__(self, kind: FailureKind, error: str) -> None:
+    def __init__(self, kind: FailureKind, error: str, *, passing: bool = False) -> None:
         self.kind = kind
         self.error = error
+        self.passing = passing
         super().__init__(error)
 
 
 def failure(error: BaseException) -> Failed:
     """A failure in words, from whatever was raised."""
     if isinstance(error, Rejected):
-        return Failed(error.kind, _shorten(error.error))
+        return Failed(error.kind, _shorten(error.error), passing=error.passing)
     if isinstance(error, SystemExit):
-        return Failed("exit", f"called sys.exit({error.code!r})", _tail(error))
+        return Failed("exit", _shorten(f"called sys.exit({_text(error)})"), _tail(error))
     if isinstance(error, FreshetError):
         return Failed("store", _shorten(str(error)), _tail(error))
-    return Failed("error", _shorten(f"{type(error).__name__}: {error}"), _tail(error))
+    return Failed("error", _shorten(f"{type(error).__name__}: {_text(error)}"), _tail(error))
 
 
 async def in_thread(
     work: Callable[[Permit], T], timeout: float | None, limiter: anyio.CapacityLimiter
 ) -> T | Failed:
-    """Run `work` in a worker thread; after `timeout` seconds give up on it and leave it behind."""
+    """Run `work` in a worker thread; after `timeout` seconds give up on it and leave it behind.
+
+    Giving up takes the permit, so what comes late is not published; if `work` has it already, it is
+    publishing, and the timeout came too late.
+    """
     permit = Permit()
+    finished = threading.Event()
+    outcome: list[T | Failed] = []
 
-    def guarded() -> T | Failed:
+    def guarded() -> None:
         try:
-            return work(permit)
+            outcome.append(work(permit))
         except BaseException as error:  # recorded: as the run's failure
-            return failure(error)
+            outcome.append(failure(error))
+        finally:
+            finished.set()
 
-    with anyio.move_on_after(timeout):
-        return await anyio.to_thread.run_sync(guarded, abandon_on_cancel=True, limiter=limiter)
-    return _timed_out(timeout)
+    try:
+        with anyio.move_on_after(timeout):
+            await anyio.to_thread.run_sync(guarded, abandon_on_cancel=True, limiter=limiter)
+            return outcome[0]
+    except anyio.get_cancelled_exc_class():
+        permit.take()
+        raise
+    if permit.take():
+        return _timed_out(timeout)
+    await anyio.to_thread.run_sync(finished.wait, abandon_on_cancel=True)
+    return outcome[0]
 
 
 async def on_loop(work: Callable[[], Awaitable[T]], timeout: float | None) -> T | Failed:
@@ -108,6 +127,14 @@ async def on_loop(work: Callable[[], Awaitable[T]], timeout: float | None) -> T 
 
 def _timed_out(timeout: float | None) -> Failed:
     return Failed("timeout", f"still running after its timeout of {timeout or 0:g} s")
+
+
+def _text(error: BaseException) -> str:
+    """What it says of itself; that is the user's code too, and may raise."""
+    try:
+        return repr(error.code) if isinstance(error, SystemExit) else str(error)
+    except ENDINGS as unspeakable:  # recorded: in place of the text
+        return f"(its text cannot be had: {type(unspeakable).__name__})"
 
 
 def _shorten(text: str) -> str:

@@ -155,7 +155,7 @@ class LocalStore:
         folder, stem = self._shown(staged.target)
         folder.mkdir(parents=True, exist_ok=True)
         shown = folder / (stem + kept.suffix)
-        fresh = kept.parent / f".{staged.run}.link"
+        fresh = kept.parent / ".current.link"
         fresh.unlink(missing_ok=True)
         try:
             os.link(kept, fresh)
