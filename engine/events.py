@@ -110,7 +110,7 @@ class Target(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Cause(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """An input that changed since the target was last built, and the position that changed it."""
+    """What changed since the target was last built, an input or a wish, and at which position."""
 
     asset: AssetKey
     partition: PartitionKey

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from freshet.engine.events import RunStarted, Target
+from freshet.engine.events import MAX_CAUSES, Cause, RunStarted, Target
 from freshet.engine.policies import Manual
 from freshet.projections.causes import changed_inputs, reason
 from freshet.projections.cells import Cell, fingerprint
@@ -77,6 +77,9 @@ def _next_retry(view: View, now: int) -> int | None:
 def _start(cell: Cell) -> RunStarted:
     spec = cell.home.spec
     causes, changed = changed_inputs(cell)
+    if cell.forced:
+        causes = (Cause(spec.key, cell.partition, cell.forced), *causes)[:MAX_CAUSES]
+        changed += 1
     inputs = fingerprint(cell)
     failure = cell.failure
     same = failure is not None and (failure.fingerprint, failure.code_version) == (

@@ -135,10 +135,12 @@ def reason(cell: Cell) -> str:
     """In one word, why a run of this cell starts now."""
     if cell.failure is not None:
         return "retry"
+    if cell.demand:
+        return "demanded"
     if cell.version is None:
         return "missing"
     if cell.forced:
-        return "demanded"
+        return "invalidated"
     return "code" if cell.code != cell.home.spec.code_version else "changed"
 
 

@@ -211,7 +211,7 @@ def _made(position: int, depth: int, steps: list[Step]) -> Asking:
     hidden = run.changed - min(len(run.causes), MAX_BREADTH)
     if hidden > 0:
         steps.append(Step(depth + 2, event.run, f"and {hidden} more changed inputs"))
-    if run.reason in ("code", "demanded") or not run.causes:
+    if run.reason == "code" or not run.causes:
         owed = started.cause
         if owed is not None:
             yield from _event(owed, depth + 2, steps)

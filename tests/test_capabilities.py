@@ -570,8 +570,8 @@ def test_a_change_marks_exactly_its_transitive_descendants(seed: int) -> None:  
     specs = [AssetSpec("n0", "source")]
     for n in range(1, size):
         ups = rng.sample(range(n), rng.randint(0, min(n, 3)))
-        kind = "source" if not ups else "asset"
-        specs.append(AssetSpec(f"n{n}", kind, deps=tuple(Dependency(f"n{u}") for u in ups)))
+        deps = tuple(Dependency(f"n{u}") for u in ups)
+        specs.append(AssetSpec(f"n{n}", "asset" if deps else "source", deps=deps))
     view = View()
 
     def say(event: AnyEvent) -> None:

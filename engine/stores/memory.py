@@ -1,6 +1,7 @@
 """A store in memory: the same contract without files, for tests and trials."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 from freshet.engine.digests import digest
@@ -55,6 +56,12 @@ class MemoryStore:
                 f"version {data_version} of {target} is not in memory",
                 cause="a memory store ends with its process",
                 hint=f"freshet materialize {target}",
+            )
+        if annotation is Path:
+            raise StoreError(
+                f"{target} cannot be loaded as a Path",
+                cause="a memory store has no files",
+                hint="annotate the parameter as bytes, or use a LocalStore",
             )
         return decode(found.suffix, found.data, annotation)
 

@@ -21,6 +21,7 @@ from freshet.engine.keys import AssetPartition
 from freshet.engine.stream import wall_clock
 from freshet.engine.target import load_project
 from freshet.projections.cells import NOTHING
+from freshet.projections.runs import Outcome
 from freshet.projections.view import View
 from freshet.projections.why import explain
 
@@ -31,6 +32,9 @@ LATE_ROWS = 120
 
 PATIENCE_S = 60
 """Longest wait for one reaction before the demo says that something is wrong."""
+
+BREATH_S = 0.3
+"""Pause before each correction: longer than a wave (0.25 s), so that each is one of its own."""
 
 PER_DAY = ["clean", "delays", "routes", "weather_delays", "carriers", "worst_routes"]
 
@@ -62,7 +66,6 @@ class Show:
         self._landing = folder / "landing"
         self._out = out
         self._now = Reaction()
-        self._at = 0
         self.reactions: list[Reaction] = []
         running.loop.listeners.append(self._heard)
 
@@ -161,6 +164,7 @@ async def _perform(place: Path, passing: bool) -> int:
         async with daemon(project, place / STATE) as running:
             show = Show(running, place, out)
             problems = await _land_all(show, place, flights, weather)
+            problems += _miscounted(running.view, len(flights))
             await _summary(running, show, out, perf_counter() - began)
             running.stop("the demo is over")
             await running.stopped()
@@ -188,17 +192,40 @@ async def _land_all(
         text = month.without_last(text, LATE_ROWS) if day == LATE_DAY else text
         label = f"landed [bold]{day}[/]"
         expect(day, await show.land(label, f"flights/{day}.csv", text), PER_DAY)
+    await anyio.sleep(BREATH_S)
     late = flights[LATE_DAY]
     label = f"[bold]{LATE_DAY}[/] corrected: {LATE_ROWS} flights came late"
     expect("late file", await show.land(label, f"flights/{LATE_DAY}.csv", late), PER_DAY)
     label = f"[bold]{LATE_DAY}[/] corrected: one tail number"
     text = month.with_tail_number(late, "N000NY")
+    await anyio.sleep(BREATH_S)
     reaction = await show.land(label, f"flights/{LATE_DAY}.csv", text)
     expect("tail number", reaction, ["clean"], spared=len(PER_DAY) - 1)
     file = place / "landing" / "flights" / "2013-01-15.csv"
     reaction = await show.untouched("2013-01-15 touched", lambda: os.utime(file))
     expect("touched", reaction, [])
+    label = "2013-01-16 written anew, every byte the same"
+    reaction = await show.untouched(label, lambda: _rewrite(file.with_name("2013-01-16.csv")))
+    expect("written anew", reaction, [])
     return problems
+
+
+def _rewrite(file: Path) -> None:
+    """Overwrite a file with its own content, as a sender does that sends everything again."""
+    part = file.with_name(".incoming")
+    part.write_bytes(file.read_bytes())
+    part.replace(file)
+
+
+def _miscounted(view: View, days: int) -> list[str]:
+    """The totals that are not what they must be: no run more, none less, none failed."""
+    runs = days * len(PER_DAY) + len(PER_DAY) + 1
+    expected: dict[Outcome, int] = {"succeeded": runs, "failed": 0, "abandoned": 0}
+    return [
+        f"{view.runs.counts[how]} runs {how}, not {count}"
+        for how, count in expected.items()
+        if view.runs.counts[how] != count
+    ]
 
 
 async def _summary(running: Daemon, show: Show, out: Console, seconds: float) -> None:
