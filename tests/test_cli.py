@@ -15,7 +15,7 @@ import click
 import pytest
 
 from freshet.engine.cli.main import COMMANDS, Commands, cli, run
-from freshet.engine.events import Recorded
+from freshet.engine.events import Recorded, RunAbandoned
 from freshet.engine.sqlite import SqliteReader
 
 PROJECT = '''
@@ -168,6 +168,63 @@ def test_a_second_daemon_is_refused_and_told_who_is_first(place: Place) -> None:
     assert second.returncode == 1
     assert f"process {place.daemon.pid} on host {socket.gethostname()}" in second.stderr
     assert "hint: " in second.stderr
+    place.stop()
+
+
+SLOW = PROJECT.replace(
+    '    print("talk, not data")\n',
+    """
+    while not pathlib.Path("go").exists():
+        time.sleep(0.01)
+""",
+).replace("import freshet as fr", "import pathlib\nimport time\n\nimport freshet as fr")
+
+
+def test_sigterm_lets_live_runs_finish(place: Place) -> None:  # B4.1
+    """After SIGTERM nothing new starts, the live run ends and is recorded, and then the daemon."""
+    (place.folder / "project.py").write_text(SLOW)
+    place.land("2024-01-01", "abc")
+    place.start()
+    place.wait_for("RunStarted", "")
+    assert place.daemon is not None
+    place.daemon.send_signal(signal.SIGTERM)
+    assert place.daemon.stderr is not None
+    for line in place.daemon.stderr:
+        if "waiting for live runs" in line:
+            break
+    (place.folder / "go").touch()
+    place.daemon.communicate(timeout=PATIENCE_S)
+    assert place.daemon.returncode == 0
+    events = [
+        json.loads(x)["event"]["type"]
+        for x in place.freshet("events", "--json").stdout.split("\n")
+        if x
+    ]
+    assert events[-3:] == ["Materialized", "RunSucceeded", "EngineStopped"]
+
+
+def test_a_second_sigterm_stops_at_once_and_the_run_is_made_good(place: Place) -> None:  # B4.1
+    """A run that is cut off is abandoned on the next start, and run again."""
+    (place.folder / "project.py").write_text(SLOW)
+    place.land("2024-01-01", "abc")
+    place.start()
+    started = place.wait_for("RunStarted", "")
+    assert place.daemon is not None
+    place.daemon.send_signal(signal.SIGTERM)
+    assert place.daemon.stderr is not None
+    for line in place.daemon.stderr:
+        if "waiting for live runs" in line:
+            break
+    place.daemon.send_signal(signal.SIGTERM)
+    place.daemon.communicate(timeout=PATIENCE_S)
+    assert place.daemon.returncode == 0
+    (place.folder / "go").touch()
+    place.start()
+    abandoned = place.wait_for("RunAbandoned", "")
+    assert isinstance(abandoned.event, RunAbandoned)
+    assert abandoned.event.run == started.position
+    made = place.wait_for("Materialized", "delays")
+    assert made.position > abandoned.position
     place.stop()
 
 
