@@ -45,7 +45,6 @@ def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise RequestError(f"there is no file '{path}'", hint=EXAMPLE)
     sys.path.insert(0, str(path.resolve().parent))
-    name = path.stem
     where = path.resolve()
     module = ModuleType(path.stem)
     module.__file__ = str(where)
@@ -53,13 +52,16 @@ def _import_file(path: Path) -> ModuleType:
     try:
         # Compiled anew each time: a bytecode cache misses an edit within the same second, and a
         # check must not leave one behind.
-        exec(compile(where.read_bytes(), str(where), "exec"), module.__dict__)
+        code = compile(where.read_bytes(), str(where), "exec", dont_inherit=True)
+        exec(code, module.__dict__)
     except (Exception, SystemExit) as error:
         raise _broken(str(path), error) from error
     return module
 
 
 def _import_module(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise RequestError(f"'{name}' is no module name", hint=EXAMPLE)
     sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
@@ -67,8 +69,6 @@ def _import_module(name: str) -> ModuleType:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise RequestError(f"there is no module '{name}'", hint=EXAMPLE) from None
         raise _broken(name, error) from error
-    except (TypeError, ValueError):
-        raise RequestError(f"'{name}' is no module name", hint=EXAMPLE) from None
     except (Exception, SystemExit) as error:
         raise _broken(name, error) from error
 

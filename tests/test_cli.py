@@ -350,19 +350,21 @@ def test_check_has_no_side_effect_and_names_what_is_wrong(place: Place) -> None:
         ("def broken(:", "SyntaxError"),
         ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
         ("1 / 0", "ZeroDivisionError"),
+        ("int('x')", "ValueError"),
         ("import sys; sys.exit(3)", "SystemExit"),
     ],
 )
 def test_code_that_cannot_be_imported_is_named_with_its_line(
     place: Place, content: str, words: str
 ) -> None:
-    """The file and line of the user's own code, no traceback, exit 1."""
+    """The file and line of the user's own code, by path or by module, no traceback, exit 1."""
     (place.folder / "project.py").write_text("\n\n" + content)
-    bad = place.freshet("check", "project.py")
-    assert bad.returncode == 1
-    assert "project.py:3" in bad.stderr
-    assert words in bad.stderr
-    assert "Traceback" not in bad.stderr
+    for target in ("project.py", "project:project"):
+        bad = place.freshet("check", target)
+        assert bad.returncode == 1
+        assert "project.py:3" in bad.stderr
+        assert words in bad.stderr
+        assert "Traceback" not in bad.stderr
 
 
 @pytest.mark.parametrize(
@@ -380,6 +382,7 @@ def test_code_that_cannot_be_imported_is_named_with_its_line(
         (["emit", "landing/flights@2023-12-31", "--version", "1"], "no partition", ""),
         (["pause", "group:dayly"], "no asset and no group", "did you mean 'group:daily'?"),
         (["run", "nowhere.py"], "there is no file 'nowhere.py'", "for example"),
+        (["run", "no module"], "'no module' is no module name", "for example"),
         (["run", "no.such.module"], "there is no module 'no.such.module'", "for example"),
         (["check", "project.py:wrong"], "no project named 'wrong'", "fr.Project"),
         (["events", "--after", "-1"], "-1", ""),
