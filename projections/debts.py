@@ -78,6 +78,10 @@ class Debts:
                 if not link.all_ and link.other.is_open and link.other.admits(key):
                     self.open(link.other, key, mark)
             if not state.is_source:
+                if cell.running is not None and not state.is_wall:
+                    # It was gone and is back while its run goes on: those below owe what it pays.
+                    state.note_eff(cell)
+                    self.mark_below(cell, cell.running)
                 self.mark(cell, min(mark, upstream_eff(cell)))
         return cell
 

@@ -137,8 +137,11 @@ class Staleness(Debts):
         cell.demand = cell.demand if cell.demand > cell.run else 0
         if changed:
             cell.home.set_version(cell, event.data_version, recorded.position)
+        # Those below owe what a run pays, so they will look; but nobody owes a wall's debt, nor
+        # that of a run whose reason went away between the decision and its start.
+        unexpected = cell.home.is_wall or cell.running == NOTHING
         self._end(cell, cell.next)
-        if changed and cell.home.is_wall:
+        if changed and unexpected:
             self.mark_below(cell, self.wave_of(recorded))
 
     # --- runs ---------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class History:
 
     def step(self) -> None:
         actions = [self.change] * 4 + [self.start] * 6 + [self.finish] * 6
-        actions += [self.fail, self.wish, self.redeploy, self.abandon]
+        actions += [self.fail, self.wish, self.redeploy, self.abandon, self.decide_only]
         self.rng.choice(actions)()
 
     def change(self) -> None:
@@ -61,6 +61,14 @@ class History:
         starts = decide(self.view, self.now, 1000).starts
         if starts:
             self.say(self.rng.choice(starts))
+
+    def decide_only(self) -> None:
+        """Decide now and start later: what comes in between may take the reason away."""
+        starts = decide(self.view, self.now, 1000).starts
+        self.rng.choice([self.change, self.finish, self.wish])()
+        for start in starts:
+            if any(spec.key == start.targets[0].asset for spec in self.specs):
+                self.say(start)
 
     def finish(self) -> None:
         live = self._live()

@@ -151,6 +151,9 @@ class Model:
             for n in sorted(
                 c for c in now - before if c[0] == asset and not self.specs[asset].is_source
             ):
+                if n in self.running and not self.is_wall(asset):
+                    for d in self.downs(n):
+                        self.mark(d, self.running[n])
                 self.mark(n, min(w, self.up_eff(n)))
 
     def settle(self) -> None:
@@ -236,7 +239,7 @@ class Model:
             self.mark(n, min(w, self.up_eff(n)))
 
     def finish(self, recorded: e.Recorded, run: int, n: Key, v: str) -> None:
-        self.running.pop(n)
+        paid = self.running.pop(n)
         if n not in self.cells:
             return
         changed = self.version.get(n) != v
@@ -246,7 +249,7 @@ class Model:
         for table in (self.forced, self.demand):
             if table.get(n, 0) < run:
                 table.pop(n, None)
-        if changed and self.is_wall(n[0]):
+        if changed and (self.is_wall(n[0]) or paid == INF):
             w = self.wave_of(recorded)
             for d in self.downs(n):
                 self.mark(d, w)

@@ -57,7 +57,7 @@ def finish_everything(history: History) -> None:
     raise AssertionError("it never comes to rest")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(seed=seeds, size=sizes, steps=st.integers(1, 60))
 def test_equal_to_the_model_at_every_position(seed: int, size: int, steps: int) -> None:
     """After each event of a random history the fold and the slow model say the same."""
@@ -71,7 +71,7 @@ def test_equal_to_the_model_at_every_position(seed: int, size: int, steps: int) 
         agree(view, model)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(seed=seeds, size=sizes, steps=st.integers(1, 60))
 def test_at_rest_all_is_fresh_and_right_or_blocked_with_a_name(
     seed: int, size: int, steps: int
@@ -132,7 +132,7 @@ def test_an_equal_version_touches_nothing(seed: int, size: int, steps: int) -> N
             assert before == {m: (c.eff, c.next, c.version) for m, c in cells_of(staleness).items()}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(seed=seeds, size=sizes, burst=st.integers(1, 12))
 def test_a_burst_costs_one_run_per_affected_partition(
     seed: int, size: int, burst: int

@@ -1,0 +1,127 @@
+"""Corners of the fold that random histories seldom reach, one small history each."""
+
+from freshet.engine.events import (
+    AnyEvent,
+    Demanded,
+    GraphDeployed,
+    Materialized,
+    Recorded,
+    RunFailed,
+    RunStarted,
+    RunSucceeded,
+    SourceChanged,
+    Target,
+)
+from freshet.engine.keys import AssetPartition
+from freshet.engine.partitions import All, daily
+from freshet.engine.reactor import decide
+from freshet.engine.specs import AssetSpec, Dependency
+from freshet.projections.view import View
+
+DAYS = daily("2024-01-01")
+DAY = "2024-01-01"
+
+
+class Fold:
+    """A view and the events said to it, 100 ms apart unless told otherwise."""
+
+    def __init__(self, *specs: AssetSpec) -> None:
+        self.view = View()
+        self.now = 1_000_000
+        self.say(GraphDeployed("x", specs))
+
+    def say(self, event: AnyEvent, *, after_ms: int = 100) -> int:
+        self.now += after_ms * 1000
+        self.view.apply(Recorded(self.view.position + 1, self.now, event))
+        return self.view.position
+
+    def startable(self) -> list[str]:
+        starts = decide(self.view, self.now, 100).starts
+        return [str(AssetPartition(s.targets[0].asset, s.targets[0].partition)) for s in starts]
+
+    def start(self, asset: str, partition: str = "") -> int:
+        return self.say(RunStarted((Target(asset, partition, 1, "", ""),)))
+
+    def finish(self, run: int, asset: str, version: str, partition: str = "") -> None:
+        self.say(Materialized(asset, partition, run, version, ""), after_ms=0)
+        self.say(RunSucceeded(run), after_ms=0)
+
+    def state(self, asset: str, partition: str = "") -> tuple[str, str]:
+        status = self.view.status(asset, partition)
+        assert status is not None
+        return status.state, status.activity
+
+
+def chain() -> Fold:
+    """s -> a -> b, all built from version 1."""
+    fold = Fold(
+        AssetSpec("s", "source"),
+        AssetSpec("a", deps=(Dependency("s"),)),
+        AssetSpec("b", deps=(Dependency("a"),)),
+    )
+    fold.say(SourceChanged("s", "", "1"), after_ms=1000)
+    fold.finish(fold.start("a"), "a", "a1")
+    fold.finish(fold.start("b"), "b", "b1")
+    assert fold.state("b") == ("fresh", "")
+    return fold
+
+
+def test_a_gate_that_was_open_shuts_when_the_same_wave_goes_on() -> None:
+    """b is ready for a wave; its source changes again within it: b waits for a once more."""
+    fold = chain()
+    fold.say(SourceChanged("s", "", "2"), after_ms=1000)
+    fold.finish(fold.start("a"), "a", "a2")
+    assert fold.startable() == ["b"]
+    fold.say(SourceChanged("s", "", "3"), after_ms=10)
+    assert fold.startable() == ["a"]
+    fold.finish(fold.start("a"), "a", "a3")
+    assert fold.startable() == ["b"]
+
+
+def test_a_wish_made_during_a_run_outlives_its_failure() -> None:
+    """Demanded while it runs, then the run fails for good: it is startable at once all the same."""
+    fold = chain()
+    fold.say(SourceChanged("s", "", "2"), after_ms=1000)
+    run = fold.start("a")
+    fold.say(Demanded((AssetPartition("a"),)))
+    fold.say(RunFailed(run))
+    assert fold.startable() == ["a"]
+    fold.say(RunFailed(fold.start("a")))
+    assert fold.startable() == []
+    assert fold.state("a") == ("stale", "failed")
+
+
+def test_a_partition_that_returns_during_its_run_is_no_lost_update() -> None:
+    """Withdrawn and back while its run goes on: what is made from it sees the result."""
+    fold = Fold(
+        AssetSpec("s", "source", partitions=DAYS),
+        AssetSpec("day", deps=(Dependency("s"),), partitions=DAYS),
+        AssetSpec("all", deps=(Dependency("day", All()),)),
+    )
+    fold.say(SourceChanged("s", DAY, "1"), after_ms=1000)
+    fold.say(SourceChanged("s", "2024-01-02", "1"))
+    fold.finish(fold.start("day", "2024-01-02"), "day", "v1", "2024-01-02")
+    run = fold.start("day", DAY)
+    fold.say(SourceChanged("s", DAY, ""), after_ms=1000)
+    fold.finish(fold.start("all"), "all", "without the day")
+    assert fold.state("all") == ("fresh", "")
+    fold.say(SourceChanged("s", DAY, "1"), after_ms=1000)
+    fold.finish(run, "day", "v2", DAY)
+    while "all" not in fold.startable():
+        assert fold.startable() == [f"day@{DAY}"]
+        fold.finish(fold.start("day", DAY), "day", "v3", DAY)
+    fold.finish(fold.start("all"), "all", "with the day")
+    assert fold.state("all") == ("fresh", "")
+
+
+def test_a_run_whose_reason_went_away_still_tells_those_below() -> None:
+    """Decided on, cut off before it starts, and yet it makes another value: b follows."""
+    fold = chain()
+    fold.say(SourceChanged("s", "", "2"), after_ms=1000)
+    (start,) = decide(fold.view, fold.now, 1).starts
+    fold.say(SourceChanged("s", "", "1"))
+    assert fold.state("a") == ("fresh", "")
+    run = fold.say(start)
+    fold.finish(run, "a", "not the same from the same")
+    assert fold.state("b")[0] == "stale"
+    assert fold.startable() == ["b"]
