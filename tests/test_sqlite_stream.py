@@ -511,7 +511,7 @@ class TestDamage:
                 found += 1
         assert found > 0
 
-    async def test_events_cannot_be_changed_or_deleted(self, path: Path) -> None:
+    async def test_events_cannot_be_changed_or_deleted(self, path: Path) -> None:  # B5.1
         await fill(path, 3)
         with closing(sqlite3.connect(path)) as db:
             for statement in ("UPDATE events SET actor = 'x'", "DELETE FROM events"):
