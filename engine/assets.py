@@ -2,6 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints, overload
 
 import msgspec
@@ -69,7 +72,6 @@ class Asset:
         self.deps = tuple(deps)
         self.inputs = dict(inputs)
         self.parameters, self.takes_context = _parameters(function, spec.key, self.where)
-        self.annotations = _annotations(function)
         self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", spec.key)
@@ -77,6 +79,11 @@ class Asset:
     @property
     def key(self) -> AssetKey:
         return self.spec.key
+
+    @cached_property
+    def annotations(self) -> dict[str, Any]:
+        """Annotations as objects, resolved on first use: forward references are defined by then."""
+        return _annotations(self.function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -276,6 +283,15 @@ def _resolved(item: Asset, known: Mapping[AssetKey, Definition], default: Policy
                 hint=did_you_mean(name, item.parameters)
                 or "inputs= names parameters of the function",
             )
+    for name in item.parameters:
+        written = getattr(inspect.unwrap(item.function), "__annotations__", {})
+        if name in written and name not in item.annotations:
+            raise DefinitionError(
+                f"the annotation {written[name]!r} of parameter '{name}' of asset '{item.key}'"
+                f" cannot be resolved ({item.where})",
+                cause="it says in which form the value is loaded",
+                hint="import the name where the module can see it, not under TYPE_CHECKING",
+            )
     deps = [
         _dependency(item, item.inputs[name], name, known)
         if name in item.inputs
@@ -351,13 +367,14 @@ def _parameters(function: Callable[..., Any], key: AssetKey, where: str) -> tupl
 
 
 def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations as objects; those that cannot be resolved are left out, as if not written."""
+    """Annotations as objects; one that cannot be resolved is left out, whatever the others are."""
     target = inspect.unwrap(function)
-    try:
-        return get_type_hints(target)
-    except (NameError, TypeError, AttributeError, SyntaxError):
-        written = getattr(target, "__annotations__", {})
-        return {name: hint for name, hint in written.items() if not isinstance(hint, str)}
+    found: dict[str, Any] = {}
+    for name, written in getattr(target, "__annotations__", {}).items():
+        one = SimpleNamespace(__annotations__={name: written})
+        with suppress(NameError, TypeError, AttributeError, SyntaxError):
+            found |= get_type_hints(one, globalns=getattr(target, "__globals__", {}))
+    return found
 
 
 def _where(function: Callable[..., Any]) -> str:

@@ -81,6 +81,8 @@ def explain(
         hint = yield from _held(status, steps)
     version = view.catalog.version(*target)
     cell = view.staleness.cell(*target)
+    if cell is not None and cell.failure is not None and cell.running is None:
+        yield from _event(cell.failure.position, 0, steps)
     if (
         cell is not None
         and cell.cut is not None

@@ -197,6 +197,8 @@ async def test_a_permanent_failure_blocks_only_its_descendants() -> None:  # B2.
         blocker = e.status("below").blocker
         assert blocker is not None
         assert (blocker.what, blocker.asset) == ("failed", "broken")
+        steps = await ask(e, explain(e.view, AssetPartition("broken"), e.now))
+        assert any("failed (error): ValueError: never" in step.text for step in steps)
 
 
 async def test_one_source_of_a_hundred_runs_only_its_descendants() -> None:  # T7

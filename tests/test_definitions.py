@@ -277,3 +277,21 @@ def test_keys_have_segments() -> None:
     for bad in ("", "/a", "a/", "a//b", "a b", "a@b", "../a", "a/.b", "*"):
         with pytest.raises(DefinitionError):
             asset_key(bad)
+
+
+def unresolvable(upstream: "NotImported") -> "NotImportedEither":  # type: ignore[name-defined]  # noqa: F821
+    return upstream
+
+
+def half_resolvable(upstream: "int") -> "NotImportedEither":  # type: ignore[name-defined]  # noqa: F821
+    return upstream
+
+
+def test_an_annotation_that_decides_how_to_load_must_resolve() -> None:
+    """That of a parameter is an error that names it; that of the return value is left out."""
+    with pytest.raises(DefinitionError, match="'NotImported' of parameter 'upstream'") as caught:
+        fr.Project([upstream, fr.asset(unresolvable)])
+    assert "TYPE_CHECKING" in str(caught.value)
+    half = fr.asset(half_resolvable)
+    fr.Project([upstream, half])
+    assert half.annotations == {"upstream": int}
