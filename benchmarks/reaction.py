@@ -4,6 +4,7 @@ the next, all durable.
 
 import os
 import tempfile
+from datetime import date, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
@@ -14,8 +15,8 @@ import freshet as fr
 from benchmarks.case import Figure, percentile
 from freshet.engine.daemon import daemon
 
-LANDINGS = 300
-"""Files landed one after the other: the 99th percentile is then the third worst."""
+LANDINGS = 1000
+"""Files landed one after the other: the 99th percentile is then the tenth worst."""
 
 BRANCHES = 9
 """Chains of three below the landed file: with the source, its twin and the root a graph of 30."""
@@ -46,7 +47,7 @@ async def _measure() -> list[Figure]:
         reactions, hops = [], []
         for number in range(LANDINGS):
             entered.clear()
-            day = f"2024-{number // 28 + 1:02d}-{number % 28 + 1:02d}"
+            day = date(2024, 1, 1) + timedelta(days=number)
             done = running.view.runs.counts["succeeded"] + 1 + 3 * BRANCHES
             with Path(f"landing/{day}.csv").open("w") as file:
                 file.write(str(number))
