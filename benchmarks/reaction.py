@@ -69,7 +69,7 @@ async def _measure() -> list[Figure]:
 
 def _project(entered: dict[str, float]) -> fr.Project:
     """landed -> root -> 9 chains of three; `entered` gets the moment each function is entered."""
-    days = fr.daily("2024-01-01")
+    days = fr.daily("2024-01-01", opens="data")
     landed = fr.source("landed", partitions=days)
     other = fr.source("other")
 

@@ -26,12 +26,12 @@ CASE = "start and idle"
 PROJECT = f"""
 import freshet as fr
 
-source = fr.source("s", partitions=fr.daily("2024-01-01"))
+source = fr.source("s", partitions=fr.daily("2024-01-01", opens="data"))
 
 
 def make(n):
     @fr.asset(key=f"n{{n}}", deps=["s" if n < 10 else f"n{{n // 10}}"],
-              partitions=fr.daily("2024-01-01"))
+              partitions=fr.daily("2024-01-01", opens="data"))
     async def made():
         return None
 

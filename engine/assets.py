@@ -14,26 +14,25 @@ from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.graph import Graph
 from freshet.engine.keys import AssetKey, asset_key
-from freshet.engine.partitions import (
-    All,
-    Identity,
-    PartitionMapping,
-    Partitions,
-    default_mapping,
-    describe,
-)
+from freshet.engine.mappings import Custom, PartitionMapping, default_mapping
+from freshet.engine.partitions import Partitions, describe
 from freshet.engine.policies import Policy
-from freshet.engine.specs import AssetSpec, Dependency, Plain
+from freshet.engine.specs import AssetSpec, Dependency, Missing, Plain
 
 CONTEXT = "context"
 """The parameter that receives the run's `Context` and is no dependency."""
 
 
 class Input(NamedTuple):
-    """A dependency said in full: which asset a parameter reads, and how its partitions map."""
+    """A dependency said in full: which asset a parameter reads, how its partitions map, and what to
+    do about one that is missing: `"wait"`, `"skip"` (go on, the gap is recorded) or `"fail"`, the
+    last two once `deadline` (seconds, or "2h") has passed since its window was over.
+    """
 
     key: "str | Asset | Source"
-    mapping: PartitionMapping | None = None
+    mapping: PartitionMapping | Custom | None = None
+    missing: Missing = ""
+    deadline: float | str = 0
 
 
 class Source:
@@ -113,6 +112,7 @@ def asset(
     retries: int = 0,
     retry_delay: float | str = 1.0,
     timeout: float | str | None = None,
+    batch: int = 1,
     group: str = "default",
     tags: Mapping[str, str] | None = None,
     owners: Sequence[str] = (),
@@ -135,6 +135,7 @@ def asset(
     retries: int = 0,
     retry_delay: float | str = 1.0,
     timeout: float | str | None = None,
+    batch: int = 1,
     group: str = "default",
     tags: Mapping[str, str] | None = None,
     owners: Sequence[str] = (),
@@ -148,8 +149,9 @@ def asset(
     `inputs` renames or maps, `deps` names what is depended on but not loaded. A parameter with a
     default is configuration and part of the code version; `context` receives the run's Context.
     `freshness` is the policy (none: the project's). `retries` are made with full-jitter backoff
-    from `retry_delay`; an attempt longer than `timeout` fails. Durations are seconds or text like
-    "15m". The rest is for people. Raises DefinitionError naming the asset and the file.
+    from `retry_delay`; an attempt longer than `timeout` fails. With `batch=n` one run may take up
+    to n partitions: the function returns a dict of partition key to value. Durations are seconds
+    or text like "15m". The rest is for people. Raises DefinitionError naming asset and file.
     """
 
     def declare(function: Callable[..., Any]) -> Asset:
@@ -158,6 +160,12 @@ def asset(
         if retries < 0:
             raise DefinitionError(
                 f"asset '{name}' has retries={retries} ({where})", hint="use 0 or more"
+            )
+        if batch < 1 or (batch > 1 and partitions is None):
+            raise DefinitionError(
+                f"asset '{name}' has batch={batch} ({where})",
+                cause="a batch is a number of partitions that one run may take",
+                hint="use 1 or more, and partitions=",
             )
         limit = (
             parse_duration_ms(timeout, f"asset '{name}': timeout") if timeout is not None else None
@@ -175,6 +183,7 @@ def asset(
             retries=retries,
             retry_delay_ms=parse_duration_ms(retry_delay, f"asset '{name}': retry_delay"),
             timeout_ms=limit,
+            batch=batch,
             group=group,
             tags=dict(tags or {}),
             owners=_texts(owners, name, "owners"),
@@ -219,21 +228,6 @@ def source(
         metadata=_plain(metadata or {}, name),
     )
     return Source(spec, where)
-
-
-def all_partitions() -> PartitionMapping:
-    """Each partition depends on all partitions of the upstream."""
-    return All()
-
-
-def same_partition() -> PartitionMapping:
-    """Each partition depends on the upstream's partition of the same key."""
-    return Identity()
-
-
-def takes_mapping(mapping: PartitionMapping, upstream: Partitions | None) -> bool:
-    """Does the parameter receive a dict of partition key to value, rather than one value?"""
-    return isinstance(mapping, All) and upstream is not None
 
 
 def element_annotation(annotation: Any) -> Any:
@@ -337,16 +331,39 @@ def _dependency(
             f"asset '{item.key}' depends on '{key}', which is not in the project ({item.where})",
             hint=did_you_mean(key, known) or "add it to Project(assets=[...])",
         )
-    mapping = mapping or default_mapping(upstream.spec.partitions, item.spec.partitions)
+    theirs, ours = upstream.spec.partitions, item.spec.partitions
+    try:
+        if isinstance(mapping, Custom):
+            mapping = mapping.tabulate(theirs, ours)
+    except DefinitionError as error:
+        where = f"{error.message} ('{item.key}' on '{key}', {item.where})"
+        raise DefinitionError(where, cause=error.cause, hint=error.hint) from None
+    mapping = mapping or default_mapping(theirs, ours)
     if mapping is None:
-        theirs, ours = describe(upstream.spec.partitions), describe(item.spec.partitions)
         raise DefinitionError(
             f"the partitions of '{item.key}' do not fit those of '{key}' ({item.where})",
-            cause=f"{key} is {theirs}; {item.key} is {ours}",
+            cause=f"{key} is {describe(theirs)}; {item.key} is {describe(ours)}",
             hint=f"say how they map: inputs={{'{parameter or 'name'}': "
             f"fr.Input('{key}', mapping=fr.all_partitions())}}",
         )
-    return Dependency(key, mapping, parameter)
+    if not isinstance(wanted, Input):
+        return Dependency(key, mapping, parameter)
+    return Dependency(key, mapping, parameter, wanted.missing, _deadline_ms(item, key, wanted))
+
+
+def _deadline_ms(item: Asset, key: AssetKey, wanted: Input) -> int:
+    what = f"asset '{item.key}': the input '{key}'"
+    if wanted.missing not in ("", "wait", "skip", "fail"):
+        raise DefinitionError(
+            f"{what} has missing={wanted.missing!r} ({item.where})", hint="'wait', 'skip' or 'fail'"
+        )
+    deadline = parse_duration_ms(wanted.deadline, f"{what}: deadline") if wanted.deadline else 0
+    if deadline and wanted.missing not in ("skip", "fail"):
+        raise DefinitionError(
+            f"{what} has a deadline but waits without end ({item.where})",
+            hint="say what happens at the deadline: missing='skip' or missing='fail'",
+        )
+    return deadline
 
 
 def _parameters(function: Callable[..., Any], key: AssetKey, where: str) -> tuple[list[str], bool]:

@@ -1,13 +1,27 @@
 """What a running asset may ask about its own run, through a parameter named `context`."""
 
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
+
 import msgspec
 
-from freshet.engine.keys import AssetKey, PartitionKey
+from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
+
+
+class Window(NamedTuple):
+    """From when (inclusive) to when (exclusive) a partition is, in its own time zone."""
+
+    start: datetime
+    end: datetime
 
 
 class Context(msgspec.Struct, frozen=True):
     """The asset and partition being built (`partition` is empty for an unpartitioned asset), the
     run, the attempt.
+
+    In a batch, `partitions` has all of them, and `partition` the first. `windows` has the window of
+    each that is one of time. `gaps` names the inputs that are missing and gone on without.
     """
 
     asset: AssetKey
@@ -16,6 +30,22 @@ class Context(msgspec.Struct, frozen=True):
     attempt: int
     logical_time_us: int
     """Recorded time (µs, UTC) of the run's start: the same on every replay of the stream."""
+    partitions: tuple[PartitionKey, ...] = ()
+    windows: Mapping[PartitionKey, Window] = {}
+    gaps: tuple[AssetPartition, ...] = ()
+
+    @property
+    def partition_key(self) -> PartitionKey:
+        """`partition`, by the name it has elsewhere in the field."""
+        return self.partition
+
+    @property
+    def window(self) -> Window:
+        """The window of `partition`. Raises ValueError when it is no window of time."""
+        found = self.windows.get(self.partition)
+        if found is None:
+            raise ValueError(f"'{AssetPartition(self.asset, self.partition)}' is no window of time")
+        return found
 
 
 class Output:

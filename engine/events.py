@@ -59,7 +59,9 @@ class Input(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
 
     For an edge over all partitions, `partition` is `EVERY`, `data_version` the additive fingerprint
     of all `count` versions in hexadecimal, and `position` that of the newest among them; the single
-    versions are those current in the stream just before the run started.
+    versions are those current in the stream just before the run started. Over several partitions it
+    is `first..last`, likewise. `gaps` names the missing ones a run went on without, at most
+    `MAX_CAUSES`; `missing` counts all of them.
     """
 
     asset: AssetKey
@@ -67,6 +69,8 @@ class Input(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     data_version: str
     position: int
     count: int = 1
+    missing: int = 0
+    gaps: tuple[PartitionKey, ...] = ()
 
 
 class Materialized(Event, frozen=True, tag="Materialized"):
@@ -176,10 +180,16 @@ class RunAbandoned(Event, frozen=True, tag="RunAbandoned"):
 
 
 class Demanded(Event, frozen=True, tag="Demanded"):
-    """A person asked for these asset partitions to be built, whether they owe or not."""
+    """A person asked for these asset partitions to be built, whether they owe or not.
+
+    `bulk` makes it a backfill: what it sets in motion has its own share of the slots. With
+    `force=False` only what is not fresh is built.
+    """
 
     targets: tuple[AssetPartition, ...]
     reason: str = ""
+    bulk: bool = False
+    force: bool = True
 
 
 class DemandCancelled(Event, frozen=True, tag="DemandCancelled"):
@@ -208,6 +218,12 @@ class PartitionsRemoved(Event, frozen=True, tag="PartitionsRemoved"):
 
     asset: AssetKey
     keys: tuple[PartitionKey, ...]
+
+
+class WindowsOpened(Event, frozen=True, tag="WindowsOpened"):
+    """Time has passed: the windows that are over by `until` (µs) exist from now on."""
+
+    until: int
 
 
 class Paused(Event, frozen=True, tag="Paused"):
@@ -302,6 +318,7 @@ AnyEvent = (
     GraphDeployed | SourceChanged | Observed | Materialized | CheckEvaluated
     | RunStarted | RunSucceeded | RunFailed | RunCancelled | RunAbandoned
     | Demanded | DemandCancelled | Invalidated | PartitionsAdded | PartitionsRemoved
+    | WindowsOpened
     | Paused | Resumed | CursorMoved | SensorFailed | SensorRecovered
     | FreshnessBreached | FreshnessRestored | EngineStarted | EngineStopped
 )
@@ -351,49 +368,3 @@ def decode(type_: str, data: bytes) -> AnyEvent | Unknown:
 def type_of(event: AnyEvent | Unknown) -> str:
     """The event's type as stored in its own column."""
     return event.type if isinstance(event, Unknown) else type(event).__name__
-
-
-def subject_of(event: AnyEvent | Unknown) -> str:
-    """What the event is about: asset, `asset@partition`, sensor or scope; indexed in the stream."""
-    # fmt: off
-    match event:
-        case (SourceChanged() | Observed() | Materialized() | CheckEvaluated()
-              | FreshnessBreached() | FreshnessRestored()):
-            return f"{event.asset}@{event.partition}" if event.partition else event.asset
-        case RunStarted(targets=targets) | Demanded(targets=targets) | Invalidated(targets=targets):
-            one = len(targets) == 1
-            return str(AssetPartition(targets[0].asset, targets[0].partition)) if one else ""
-        case (RunSucceeded(run=run) | RunFailed(run=run)
-              | RunCancelled(run=run) | RunAbandoned(run=run)):
-            return f"run {run}"
-        case PartitionsAdded(asset=asset) | PartitionsRemoved(asset=asset):
-            return asset
-        case CursorMoved(sensor=name) | SensorFailed(sensor=name) | SensorRecovered(sensor=name):
-            return name
-        case Paused(scope=scope) | Resumed(scope=scope):
-            return scope
-        case _:
-            return ""
-    # fmt: on
-
-
-def cause_of(event: AnyEvent | Unknown) -> int | None:
-    """The earlier event that led to this one: the debt of a run, the run of a result."""
-    match event:
-        case RunStarted(targets=targets):
-            return min((target.owed for target in targets), default=0) or None
-        case (
-            Materialized(run=run)
-            | CheckEvaluated(run=run)
-            | RunSucceeded(run=run)
-            | RunFailed(run=run)
-            | RunCancelled(run=run)
-            | RunAbandoned(run=run)
-        ):
-            return run or None
-        case DemandCancelled(demand=demand):
-            return demand or None
-        case FreshnessBreached(owed=owed):
-            return owed or None
-        case _:
-            return None

@@ -3,7 +3,6 @@ stream.
 """
 
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b
 from typing import NamedTuple
@@ -12,8 +11,9 @@ import msgspec
 
 from freshet.engine.errors import DefinitionError, RequestError, did_you_mean
 from freshet.engine.keys import AssetKey
-from freshet.engine.partitions import PartitionMapping, describe, mapping_problem
-from freshet.engine.specs import AssetSpec
+from freshet.engine.mappings import Offset, PartitionMapping, mapping_problem
+from freshet.engine.partitions import describe
+from freshet.engine.specs import AssetSpec, Dependency
 
 
 class Edge(NamedTuple):
@@ -80,30 +80,6 @@ class Graph:
             )
         return spec
 
-    def select(self, pattern: str) -> list[AssetKey]:
-        """The keys a pattern names, upstream first: a key, `analytics/*`, `group:g`, `tag:k=v`,
-        `owner:o`, `kind:k`.
-        """
-        return [key for key, spec in self.specs.items() if _selects(pattern, spec)]
-
-
-def _selects(pattern: str, spec: AssetSpec) -> bool:
-    word, colon, value = pattern.partition(":")
-    if not colon:
-        return fnmatchcase(spec.key, pattern)
-    match word:
-        case "group":
-            return fnmatchcase(spec.group, value)
-        case "owner":
-            return value in spec.owners
-        case "kind":
-            return value in spec.kinds
-        case "tag":
-            name, equals, wanted = value.partition("=")
-            return name in spec.tags and (not equals or spec.tags[name] == wanted)
-        case _:
-            return False
-
 
 def _check_dependencies(
     spec: AssetSpec, by_key: Mapping[AssetKey, AssetSpec], places: Mapping[AssetKey, str]
@@ -122,21 +98,30 @@ def _check_dependencies(
                 + _at(spec.key, places),
                 hint=did_you_mean(dep.asset, by_key) or "add it to Project(assets=[...])",
             )
-        problem = mapping_problem(dep.mapping, upstream.partitions, spec.partitions)
+        complete = dep.missing in ("", "wait")
+        problem = mapping_problem(
+            dep.mapping, upstream.partitions, spec.partitions, complete=complete
+        )
+        if problem is None and dep.asset == spec.key and not _is_earlier(dep):
+            problem = "an asset can depend on its own earlier partitions only: fr.previous()"
         if problem is not None:
             raise DefinitionError(
                 f"the partitions of '{spec.key}' do not fit those of '{dep.asset}'"
                 + _at(spec.key, places),
                 cause=f"{problem} ({describe(upstream.partitions)} -> {describe(spec.partitions)})",
-                hint="say how they map: inputs={'x': fr.Input(key, mapping=fr.all_partitions())}",
+                hint="say how they map, as in inputs={'x': fr.Input(key, mapping=fr.last())}",
             )
+
+
+def _is_earlier(dep: Dependency) -> bool:
+    return isinstance(dep.mapping, Offset) and dep.mapping.windows < 0
 
 
 def _ordered(
     by_key: Mapping[AssetKey, AssetSpec], places: Mapping[AssetKey, str]
 ) -> dict[AssetKey, AssetSpec]:
     sorter = TopologicalSorter(
-        {key: [dep.asset for dep in by_key[key].deps] for key in sorted(by_key)}
+        {key: [dep.asset for dep in by_key[key].deps if dep.asset != key] for key in sorted(by_key)}
     )
     try:
         return {key: by_key[key] for key in sorter.static_order()}
@@ -154,7 +139,7 @@ def _reach(key: AssetKey, edges: Mapping[AssetKey, tuple[Edge, ...]]) -> set[Ass
     stack = [key]
     while stack:
         for edge in edges[stack.pop()]:
-            if edge.asset not in found:
+            if edge.asset not in found and edge.asset != key:
                 found.add(edge.asset)
                 stack.append(edge.asset)
     return found

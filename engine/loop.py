@@ -92,10 +92,10 @@ class Loop:
         event = recorded.event
         if isinstance(event, RunStarted):
             order = order_of(self.view, recorded, event)
-            if order is not None and order.missing is None:
+            if order is not None and not order.lost:
                 self.runner.launch(order)
             else:
-                lost = f"its input {order.missing} was withdrawn" if order else "its target is gone"
+                lost = order.lost if order is not None else "its target is gone"
                 tasks.start_soon(persist, self._stream, [RunAbandoned(recorded.position, lost)])
         for listener in self.listeners:
             listener(recorded, self.view)
@@ -107,8 +107,8 @@ class Loop:
         async with self._acting:
             if self.view.position >= self._sent and not self.draining:
                 decision = decide(self.view, self._clock(), self._slots)
-                if decision.starts:
-                    self._sent = (await persist(self._stream, decision.starts))[-1]
+                if decision.events:
+                    self._sent = (await persist(self._stream, decision.events))[-1]
                 if decision.wake_at != self._wake_at:
                     self._wake_at = decision.wake_at
                     self._woken.set()
@@ -120,7 +120,7 @@ class Loop:
             self.view.position < max(self._stream.head, self._sent)
             or self.view.runs.live
             or staleness.ready
-            or staleness.retries
+            or staleness.timed
         )
 
     async def _keep_time(self) -> None:

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
-from freshet.engine.events import AnyEvent, CursorMoved, Recorded, Unknown, subject_of
+from freshet.engine.events import AnyEvent, CursorMoved, Recorded, Unknown
+from freshet.engine.origins import subject_of
 from freshet.engine.stream import (
     MAX_BATCH,
     Recent,

@@ -1,26 +1,24 @@
-"""Partition definitions, and the mappings that carry a change from one asset's partitions to
-another's.
+"""Partition definitions as data, and the functions with which users write them.
 
-A definition is *bounded* when all its keys are known now (static keys, daily windows with an end):
-its partitions exist from the moment it is deployed. An open definition (daily without an end) says
-which keys are possible; a partition comes into being when something upstream brings it, or when it
-is asked for by name.
+A definition is *bounded* when all its keys are known now: static, windows with an end, and products
+of those. Of bounded static keys all exist from the start; windows come into being one by one.
 """
 
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import date, datetime
 
 import msgspec
 
+from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError
-from freshet.engine.keys import PartitionKey, partition_key_problem
+from freshet.engine.keys import partition_key_problem
+from freshet.engine.windows import Opens, Windows, check_windows
 
+SEPARATOR = "|"
+"""Between the keys of a product's dimensions, as in `2024-01-05|eu`."""
 
-class Daily(msgspec.Struct, frozen=True, tag="daily", omit_defaults=True):
-    """One partition per calendar day from `start` up to, not including, `end` (none: open)."""
-
-    start: str
-    end: str | None = None
+MAX_STATIC = 1_000_000
+"""Keys of static definitions and of the bounded part of products: they are recorded one by one."""
 
 
 class Static(msgspec.Struct, frozen=True, tag="static"):
@@ -29,31 +27,117 @@ class Static(msgspec.Struct, frozen=True, tag="static"):
     keys: tuple[str, ...]
 
 
-Partitions = Daily | Static
+class Dynamic(msgspec.Struct, frozen=True, tag="dynamic", omit_defaults=True):
+    """Keys that come and go: by `PartitionsAdded` and `PartitionsRemoved`, and, if `by_arrival`,
+    by whatever lands with a new key.
+    """
+
+    by_arrival: bool = True
 
 
-class Identity(msgspec.Struct, frozen=True, tag="identity"):
-    """Partition k depends on partition k (and whole on whole)."""
+Dimension = Windows | Static | Dynamic
 
 
-class All(msgspec.Struct, frozen=True, tag="all"):
-    """Every partition depends on all partitions that the upstream has."""
+class Product(msgspec.Struct, frozen=True, tag="product"):
+    """One partition per combination of keys of named dimensions, at most one of them open."""
+
+    names: tuple[str, ...]
+    dimensions: tuple[Dimension, ...]
 
 
-PartitionMapping = Identity | All
+Partitions = Windows | Static | Dynamic | Product
 
 
-def daily(start: str | date, *, end: str | date | None = None) -> Daily:
-    """Daily partitions, keys as `YYYY-MM-DD`, from `start` up to and not including `end`."""
-    first = _day(start, "start")
-    last = _day(end, "end") if end is not None else None
-    if last is not None and last <= first:
-        raise DefinitionError(
-            f"daily partitions from {first} to {last} contain no day",
-            cause="end is exclusive: the first day that is not a partition",
-            hint="choose an end after the start, or leave it out",
-        )
-    return Daily(first.isoformat(), last.isoformat() if last else None)
+# --- what users write -----------------------------------------------------------------------------
+
+
+def hourly(
+    start: str | date,
+    *,
+    end: str | date | None = None,
+    tz: str = "UTC",
+    offset: float | str = 0,
+    exclude: Sequence[str] = (),
+    opens: Opens = "time",
+    watermark: float | str | None = None,
+) -> Windows:
+    """Hourly partitions, keys as `2024-01-05T07`, from `start` up to and not including `end`.
+
+    Hours are exact: the one that the clock repeats in autumn has its UTC offset in its key. See
+    `daily` for the rest.
+    """
+    return _windows("hour", start, end, tz, offset, exclude, opens, watermark, "")
+
+
+def daily(
+    start: str | date,
+    *,
+    end: str | date | None = None,
+    tz: str = "UTC",
+    offset: float | str = 0,
+    exclude: Sequence[str] = (),
+    opens: Opens = "time",
+    watermark: float | str | None = None,
+    format: str = "",
+) -> Windows:
+    """Daily partitions, keys as `2024-01-05`, from `start` up to and not including `end`.
+
+    Days follow the local clock of `tz`; with `offset="6h"` each begins at six. A day exists once it
+    is over, or something landed for it; with `watermark="2h"` once an event time two hours past its
+    end was seen; with `opens="data"` only when something lands. `exclude` names keys that are no
+    partitions. `format` gives keys another form (`strftime`). Raises DefinitionError.
+    """
+    return _windows("day", start, end, tz, offset, exclude, opens, watermark, format)
+
+
+def weekly(
+    start: str | date,
+    *,
+    end: str | date | None = None,
+    tz: str = "UTC",
+    offset: float | str = 0,
+    exclude: Sequence[str] = (),
+    opens: Opens = "time",
+    watermark: float | str | None = None,
+    format: str = "",
+) -> Windows:
+    """Weekly partitions from Monday on, keys as the day each begins; `offset="1d"` begins on
+    Tuesday. See `daily`.
+    """
+    return _windows("week", start, end, tz, offset, exclude, opens, watermark, format)
+
+
+def monthly(
+    start: str | date,
+    *,
+    end: str | date | None = None,
+    tz: str = "UTC",
+    offset: float | str = 0,
+    exclude: Sequence[str] = (),
+    opens: Opens = "time",
+    watermark: float | str | None = None,
+    format: str = "",
+) -> Windows:
+    """Monthly partitions, keys as `2024-01`. See `daily`."""
+    return _windows("month", start, end, tz, offset, exclude, opens, watermark, format)
+
+
+def cron_windows(
+    expression: str,
+    start: str | date,
+    *,
+    end: str | date | None = None,
+    tz: str = "UTC",
+    exclude: Sequence[str] = (),
+    opens: Opens = "time",
+    watermark: float | str | None = None,
+) -> Windows:
+    """One partition from each tick of a cron expression to the next, as `0 6 * * mon-fri`.
+
+    Keys are the local start: `2024-01-05`, with `T06:30` if it ticks more than once a day. Ticks
+    that the clock leaves out or repeats begin one window. See `daily`.
+    """
+    return _windows(expression, start, end, tz, 0, exclude, opens, watermark, "")
 
 
 def static(keys: Sequence[str]) -> Static:
@@ -75,98 +159,149 @@ def static(keys: Sequence[str]) -> Static:
         seen.add(key)
     if not seen:
         raise DefinitionError("static partitions need at least one key")
+    if len(seen) > MAX_STATIC:
+        raise DefinitionError(
+            f"{len(seen)} static partition keys are more than {MAX_STATIC}",
+            cause="they are recorded with every deployment",
+            hint="use dynamic() partitions, or windows of time",
+        )
     return Static(tuple(keys))
 
 
-def contains(partitions: Partitions | None, key: PartitionKey) -> bool:
-    """Is `key` possible under this definition? For no definition only the empty key is."""
-    if partitions is None:
-        return key == ""
-    if isinstance(partitions, Static):
-        return key in partitions.keys
-    return (
-        len(key) == len(partitions.start)
-        and partitions.start <= key
-        and (partitions.end is None or key < partitions.end)
-        and _is_day(key)
+def dynamic(*, by_arrival: bool = True) -> Dynamic:
+    """Keys that are not known in advance: whatever lands with a new key adds one.
+
+    With `by_arrival=False` only `freshet partitions add` does, and what lands with another key is
+    recorded without effect.
+    """
+    return Dynamic(by_arrival)
+
+
+def product(**dimensions: Dimension) -> Product:
+    """One partition for each combination, as `product(day=daily("2024-01-01"),
+    region=static(["eu", "us"]))`; keys as `2024-01-05|eu`, in the order written.
+
+    At most one dimension may be open (windows, dynamic); all others are static.
+    """
+    for name, dimension in dimensions.items():
+        if not isinstance(dimension, Windows | Static | Dynamic):
+            raise DefinitionError(
+                f"product: dimension '{name}' is {dimension!r}",
+                hint="use windows, static() or dynamic() partitions",
+            )
+        for key in dimension.keys if isinstance(dimension, Static) else ():
+            if SEPARATOR in key:
+                raise DefinitionError(
+                    f"product: the key {key!r} of dimension '{name}' contains '{SEPARATOR}'",
+                    cause="it separates the dimensions of a key",
+                )
+    if len(dimensions) < 2:
+        raise DefinitionError("a product needs at least two dimensions")
+    growing = [name for name, d in dimensions.items() if not isinstance(d, Static)]
+    if len(growing) > 1:
+        raise DefinitionError(
+            f"product: more than one dimension can grow ({', '.join(growing)})",
+            cause="partitions are numbered densely, one dimension after the other",
+            hint="make all but one of them static",
+        )
+    return Product(tuple(dimensions), tuple(dimensions.values()))
+
+
+def _windows(
+    every: str,
+    start: str | date,
+    end: str | date | None,
+    tz: str,
+    offset: float | str,
+    exclude: Sequence[str],
+    opens: Opens,
+    watermark: float | str | None,
+    format: str,
+) -> Windows:
+    name = {"hour": "hourly", "day": "daily", "week": "weekly", "month": "monthly"}.get(
+        every, "cron"
+    )
+    first, last = _local(start, f"{name}: start"), _local(end, f"{name}: end") if end else None
+    if last is not None and last <= first:
+        raise DefinitionError(
+            f"{name} partitions from {first} to {last} contain no window",
+            cause="end is exclusive: the first moment that belongs to no partition",
+            hint="choose an end after the start, or leave it out",
+        )
+    if opens not in ("time", "data"):
+        raise DefinitionError(f"{name}: opens={opens!r}", hint="'time' or 'data'")
+    shift = parse_duration_ms(offset, f"{name}: offset") if offset else 0
+    limit = {"hour": 3_600_000, "day": 86_400_000, "week": 7 * 86_400_000}.get(
+        every, 28 * 86_400_000
+    )
+    if shift % 60_000 or not 0 <= shift < limit:
+        raise DefinitionError(
+            f"{name}: offset={offset!r} is no whole number of minutes within one window",
+            hint="for example offset='6h'",
+        )
+    lateness = parse_duration_ms(watermark, f"{name}: watermark") if watermark is not None else None
+    if isinstance(exclude, str):
+        raise DefinitionError(f"{name}: exclude={exclude!r} should be a list of keys")
+    return check_windows(
+        Windows(every, first, last, tz, shift // 60_000, tuple(exclude), opens, lateness, format)
     )
 
 
-def is_open(partitions: Partitions | None) -> bool:
-    """True when partitions come into being as upstreams bring them."""
-    return isinstance(partitions, Daily) and partitions.end is None
+def _local(value: str | date, what: str) -> str:
+    try:
+        if not isinstance(value, date):
+            value = datetime.fromisoformat(value)
+        if not isinstance(value, datetime):
+            return value.isoformat()
+        if value.tzinfo is None:
+            midnight = (value.hour, value.minute, value.second, value.microsecond) == (0, 0, 0, 0)
+            return value.date().isoformat() if midnight else value.isoformat(timespec="minutes")
+    except (TypeError, ValueError):
+        pass
+    raise DefinitionError(
+        f"{what}={value!r} is no local date or time",
+        hint="write it as 'YYYY-MM-DD' or 'YYYY-MM-DDTHH:MM'; the zone goes into tz=",
+    )
 
 
-def declared(partitions: Partitions | None) -> Sequence[PartitionKey]:
-    """The partitions that exist by definition alone: all of a bounded one, none of an open one."""
-    if partitions is None:
-        return ("",)
-    if isinstance(partitions, Static):
-        return partitions.keys
-    if partitions.end is None:
-        return ()
-    first, last = date.fromisoformat(partitions.start), date.fromisoformat(partitions.end)
-    return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days)]
+# --- what they are ----------------------------------------------------------------------------
+
+
+def growing(partitions: Partitions | None) -> Windows | Dynamic | None:
+    """The definition's part that comes into being over time, if it has one."""
+    if isinstance(partitions, Windows | Dynamic):
+        return partitions
+    if isinstance(partitions, Product):
+        return next((d for d in partitions.dimensions if not isinstance(d, Static)), None)
+    return None
+
+
+def is_bounded(partitions: Partitions | None) -> bool:
+    """True when all keys that there will ever be are known now."""
+    grows = growing(partitions)
+    return grows is None or (isinstance(grows, Windows) and grows.end is not None)
 
 
 def describe(partitions: Partitions | None) -> str:
     """The definition in words, for error texts and listings."""
-    if partitions is None:
-        return "unpartitioned"
-    if isinstance(partitions, Static):
-        shown = ", ".join(partitions.keys[:4]) + (", …" if len(partitions.keys) > 4 else "")
-        return f"static ({len(partitions.keys)} keys: {shown})"
-    return f"daily from {partitions.start}" + (
-        f" to {partitions.end} (exclusive)" if partitions.end else ""
-    )
+    match partitions:
+        case None:
+            return "unpartitioned"
+        case Static(keys=keys):
+            shown = ", ".join(keys[:4]) + (", …" if len(keys) > 4 else "")
+            return f"static ({len(keys)} keys: {shown})"
+        case Dynamic():
+            return "dynamic"
+        case Product():
+            named = zip(partitions.names, partitions.dimensions, strict=True)
+            return " x ".join(f"{name}: {describe(dimension)}" for name, dimension in named)
+        case Windows():
+            return _describe_windows(partitions)
 
 
-def default_mapping(
-    upstream: Partitions | None, downstream: Partitions | None
-) -> PartitionMapping | None:
-    """What a user of the field expects without saying it; None when the pair needs an explicit
-    mapping.
-    """
-    if upstream is None or downstream is None:
-        return Identity() if upstream == downstream else All()
-    return Identity() if mapping_problem(Identity(), upstream, downstream) is None else None
-
-
-def mapping_problem(
-    mapping: PartitionMapping, upstream: Partitions | None, downstream: Partitions | None
-) -> str | None:
-    """Why this mapping cannot hold between the two definitions, or None when it can."""
-    if isinstance(mapping, All):
-        return None
-    if upstream is None and downstream is None:
-        return None
-    if upstream is None or downstream is None:
-        return "identity needs both sides partitioned alike"
-    if isinstance(upstream, Static) and isinstance(downstream, Static):
-        lacking = [key for key in downstream.keys if key not in upstream.keys]
-        return f"the upstream has no partition {lacking[0]!r}" if lacking else None
-    if isinstance(upstream, Daily) and isinstance(downstream, Daily):
-        if downstream.start < upstream.start:
-            return f"the upstream starts on {upstream.start}, later than {downstream.start}"
-        if downstream.end and upstream.end and downstream.end > upstream.end:
-            return f"the upstream ends on {upstream.end}, earlier than {downstream.end}"
-        return None
-    return "one side is daily, the other static"
-
-
-def _day(value: str | date, name: str) -> date:
-    if isinstance(value, date):
-        return value
-    try:
-        return date.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise DefinitionError(
-            f"daily partitions: {name}={value!r} is no date", hint="write it as 'YYYY-MM-DD'"
-        ) from None
-
-
-def _is_day(key: str) -> bool:
-    try:
-        return date.fromisoformat(key).isoformat() == key
-    except ValueError:
-        return False
+def _describe_windows(windows: Windows) -> str:
+    words = {"hour": "hourly", "day": "daily", "week": "weekly", "month": "monthly"}
+    text = words.get(windows.every, f"cron '{windows.every}'") + f" from {windows.start}"
+    text += f" to {windows.end} (exclusive)" if windows.end else ""
+    text += f" in {windows.tz}" if windows.tz != "UTC" else ""
+    return text + (f", {len(windows.exclude)} excluded" if windows.exclude else "")

@@ -4,93 +4,170 @@
     ∧ a slot is free
 
 The fold keeps `ready` true to all but the last two; what is left to decide is order, slots and
-time.
+time. Assets take turns, so that one with a thousand partitions does not keep the others waiting;
+backfills have a share of the slots of their own.
 """
 
 from collections.abc import Iterator
 
 import msgspec
 
-from freshet.engine.events import MAX_CAUSES, Cause, RunStarted, Target
+from freshet.engine.events import MAX_CAUSES, Cause, RunStarted, Target, WindowsOpened
 from freshet.engine.policies import Manual
 from freshet.projections.causes import changed_inputs, reason
 from freshet.projections.cells import Cell, fingerprint
+from freshet.projections.columns import AssetState
+from freshet.projections.marks import BULK, LIVE
 from freshet.projections.view import View
+
+BULK_SHARE = 2
+"""One in so many slots may be taken by backfills, and at least one: changes find the rest free."""
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What to do: runs to start, in order; and the next moment (µs) at which time alone changes the
-    answer.
+    """What to do: windows that time has closed, runs to start, in order; and the next moment (µs)
+    at which time alone changes the answer.
     """
 
+    opened: WindowsOpened | None = None
     starts: tuple[RunStarted, ...] = ()
     wake_at: int | None = None
+
+    @property
+    def events(self) -> tuple[WindowsOpened | RunStarted, ...]:
+        """What to record."""
+        return self.starts if self.opened is None else (self.opened, *self.starts)
 
 
 NOTHING_TO_DO = Decision()
 
 
 def decide(view: View, now: int, slots: int) -> Decision:
-    """Which runs to start at `now` (µs), with at most `slots` alive at once.
+    """What to do at `now` (µs), with at most `slots` runs alive at once.
 
     Costs what it starts, not what exists: an idle graph of any size answers in O(1).
     """
     staleness = view.staleness
-    if not staleness.ready and not staleness.retries:
+    opens_at = staleness.opens_at
+    if opens_at is None and not staleness.ready and not staleness.times:
         return NOTHING_TO_DO
+    opened = WindowsOpened(now) if opens_at is not None and opens_at <= now else None
+    due, later = _by_time(view, now)
+    if opened is None and opens_at is not None:
+        later = opens_at if later is None else min(later, opens_at)
     free = slots - len(view.runs.live)
-    starts: list[RunStarted] = []
-    for cell in _startable(view, now):
-        if len(starts) >= free:
-            break
-        starts.append(_start(cell))
-    return Decision(tuple(starts), _next_retry(view, now))
+    if free <= 0 or (not staleness.ready and not due):
+        return Decision(opened, (), later)
+    starts = _taken(_startable(view, LIVE, due), free)
+    bulk = min(free - len(starts), max(1, slots // BULK_SHARE) - _live_bulk(view))
+    if bulk > 0:
+        starts += _taken(_startable(view, BULK, []), bulk)
+    return Decision(opened, tuple(map(_start, starts)), later)
 
 
-def _startable(view: View, now: int) -> Iterator[Cell]:
-    """Ready cells, the longest ready first, then retries that are due; none of a paused scope."""
-    for cell in view.staleness.ready:
-        if view.pauses.holding(cell.home.spec) is None:
-            yield cell
-    for cell in view.staleness.retries:
-        failure = cell.failure
-        if (
-            failure is not None
-            and failure.retry_at is not None
-            and failure.retry_at <= now
-            and view.pauses.holding(cell.home.spec) is None
-        ):
-            yield cell
+def _taken(groups: Iterator[list[Cell]], count: int) -> list[list[Cell]]:
+    return [group for group, _ in zip(groups, range(count), strict=False)] if count > 0 else []
 
 
-def _next_retry(view: View, now: int) -> int | None:
-    later = [
-        cell.failure.retry_at
-        for cell in view.staleness.retries
-        if cell.failure is not None
-        and cell.failure.retry_at is not None
-        and cell.failure.retry_at > now
+def _startable(view: View, kind: int, due: list[Cell]) -> Iterator[list[Cell]]:
+    """Partitions for one run each time: assets in turn, then what is due by time; none of a paused
+    scope.
+    """
+    turns = [
+        _ready(state, kind)
+        for state in view.staleness.ready
+        if state.ready_counts[kind] and view.pauses.holding(state.spec) is None
     ]
-    return min(later, default=None)
+    while turns:
+        going_on = []
+        for rows in turns:
+            group = next(rows, None)
+            if group is not None:
+                yield group
+                going_on.append(rows)
+        turns = going_on
+    for cell in due:
+        if view.pauses.holding(cell.home.spec) is None:
+            yield [cell]
 
 
-def _start(cell: Cell) -> RunStarted:
-    spec = cell.home.spec
-    causes, changed = changed_inputs(cell)
-    if cell.forced:
-        causes = (Cause(spec.key, cell.partition, cell.forced), *causes)[:MAX_CAUSES]
-        changed += 1
-    inputs = fingerprint(cell)
-    failure = cell.failure
+def _ready(state: AssetState, kind: int) -> Iterator[list[Cell]]:
+    """The ready rows of one asset from its cursor on, then those before; as many at once as a run
+    may take. One that failed is tried alone, so that it does not hold up the others.
+    """
+    batch = state.spec.batch
+    group: list[Cell] = []
+    for start, stop in ((state.cursor, state.n), (0, min(state.cursor, state.n))):
+        i = state.ready.find(kind, start, stop)
+        while i >= 0:
+            if i in state.failures:
+                yield [Cell(state, i)]
+            else:
+                group.append(Cell(state, i))
+                if len(group) == batch:
+                    yield group
+                    group = []
+            i = state.ready.find(kind, i + 1, stop)
+    if group:
+        yield group
+
+
+def _by_time(view: View, now: int) -> tuple[list[Cell], int | None]:
+    """The partitions whose time has come, the first due first, and when the next one's comes."""
+    staleness = view.staleness
+    times = staleness.times
+    if not times or times[0][0] > now:
+        return [], times[0][0] if times else None
+    due: dict[Cell, int] = {}
+    later: int | None = None
+    stack = [0]
+    while stack:
+        n = stack.pop()
+        if n >= len(times):
+            continue
+        at, asset, i = times[n]
+        if at > now:
+            later = at if later is None else min(later, at)  # a heap: what is below comes later
+            continue
+        state = staleness.states.get(asset)
+        if state is not None and staleness.timed.get(Cell(state, i)) == at:
+            due[Cell(state, i)] = at
+        stack += (2 * n + 1, 2 * n + 2)
+    return sorted(due, key=lambda cell: (due[cell], cell.key)), later
+
+
+def _live_bulk(view: View) -> int:
+    bulk = view.staleness.bulk
+    if not bulk:
+        return 0
+    return sum(run.event.targets[0].owed in bulk for run in view.runs.live.values())
+
+
+def _start(group: list[Cell]) -> RunStarted:
+    first = group[0]
+    spec = first.home.spec
+    targets = []
+    found: dict[Cause, None] = {}
+    changed = 0
+    for cell in group:
+        causes, count = changed_inputs(cell)
+        if cell.forced:
+            causes = (Cause(spec.key, cell.partition, cell.forced), *causes)
+            count += 1
+        found.update(dict.fromkeys(causes))
+        changed += count
+        inputs = f"{fingerprint(cell.home, cell.i):016x}"
+        targets.append(Target(spec.key, cell.partition, cell.owed, inputs, spec.code_version))
+    failure = first.failure
     same = failure is not None and (failure.fingerprint, failure.code_version) == (
-        inputs,
+        fingerprint(first.home, first.i),
         spec.code_version,
     )
     return RunStarted(
-        targets=(Target(spec.key, cell.partition, cell.owed, f"{inputs:032x}", spec.code_version),),
+        targets=tuple(targets),
         attempt=failure.attempt + 1 if failure is not None and same else 1,
         policy="manual" if isinstance(spec.policy, Manual) else "eager",
-        reason=reason(cell),
-        causes=causes,
+        reason=reason(first),
+        causes=tuple(found)[:MAX_CAUSES],
         changed=changed,
     )

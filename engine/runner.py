@@ -5,26 +5,39 @@ append.
 import random
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import msgspec
 from anyio.abc import TaskGroup
 
 from freshet.engine.assets import Asset, element_annotation
-from freshet.engine.context import Context, Output
+from freshet.engine.context import Context, Output, Window
 from freshet.engine.errors import StoreError
-from freshet.engine.events import AnyEvent, Materialized, RunFailed, RunSucceeded
+from freshet.engine.events import AnyEvent, Input, Materialized, RunFailed, RunSucceeded
 from freshet.engine.executors.invoke import Failed, Permit, Rejected, in_thread, on_loop
-from freshet.engine.keys import AssetPartition
-from freshet.engine.orders import Load, Order
+from freshet.engine.inputs import (
+    Load,
+    Values,
+    landed_file,
+    load_value,
+    loads_of,
+    version_in,
+    versions_of,
+)
+from freshet.engine.keys import AssetPartition, PartitionKey
+from freshet.engine.orders import Order
 from freshet.engine.persist import persist
+from freshet.engine.spaces import calendar_of
 from freshet.engine.specs import Plain
-from freshet.engine.stores.landing import InputChangedError, Landed, load_landed, still_the_same
-from freshet.engine.stores.store import Store
+from freshet.engine.stores.landing import InputChangedError, still_the_same
+from freshet.engine.stores.store import Staged, Store
 from freshet.engine.stream import EventStream
+from freshet.engine.windows import Calendar
 from freshet.projections.catalog import Version
 
 MAX_RETRY_DELAY_MS = 300_000
@@ -38,10 +51,25 @@ MAX_ABANDONED_THREADS = 64
 
 
 class Made(msgspec.Struct, frozen=True):
-    """What a finished function leaves to be recorded."""
+    """What a finished function leaves to be recorded of one partition."""
 
     data_version: str
     metadata: dict[str, Plain]
+
+
+class Work(msgspec.Struct, frozen=True):
+    """An order with everything looked up that it needs."""
+
+    order: Order
+    asset: Asset
+    loads: dict[str, Load]
+    versions: dict[int, Version]
+
+    def inputs(self, number: int) -> tuple[Input, ...]:
+        """The inputs recorded of one target."""
+        return tuple(
+            entry for read in self.order.reads[number] for entry in read.inputs(self.versions)
+        )
 
 
 class Runner:
@@ -75,7 +103,7 @@ class Runner:
     def launch(self, order: Order) -> None:
         """Start carrying out the order; returns at once."""
         self.live += 1
-        self._tasks.start_soon(self._carry_out, order, name=f"run {order.run} {order.key}")
+        self._tasks.start_soon(self._carry_out, order, name=f"run {order.run} {order.spec.key}")
 
     async def _carry_out(self, order: Order) -> None:
         try:
@@ -86,17 +114,22 @@ class Runner:
         finally:
             self.live -= 1
 
-    async def _attempt(self, order: Order) -> Made | Failed:
-        """One attempt, in one worker thread or on the loop; never raises for what user
-        code does.
+    async def _attempt(self, order: Order) -> list[Materialized] | Failed:
+        """One attempt, in one worker thread or on the loop; never raises for what user code
+        does.
         """
         asset = self._assets[order.spec.key]
         timeout = order.spec.timeout_ms / 1000 if order.spec.timeout_ms is not None else None
+        try:
+            loads = loads_of(order)
+            work = Work(order, asset, loads, await versions_of(order, loads, self._stream.at))
+        except Rejected as rejected:
+            return Failed(rejected.kind, rejected.error, passing=rejected.passing)
         if asset.is_async:
-            return await on_loop(lambda: self._on_loop(order, asset), timeout)
+            return await on_loop(lambda: self._on_loop(work), timeout)
         try:
             result = await in_thread(
-                lambda permit: self._in_thread(order, asset, permit), timeout, self._threads
+                lambda permit: self._in_thread(work, permit), timeout, self._threads
             )
         except anyio.get_cancelled_exc_class():
             self.left_behind += 1
@@ -105,80 +138,84 @@ class Runner:
             self.left_behind += 1
         return result
 
-    def _in_thread(self, order: Order, asset: Asset, permit: Permit) -> Made | Failed:
-        arguments = self._arguments(order, asset)
-        value = asset.function(**arguments)
-        self._check_files(order, asset)
-        return self._keep(order, asset, value, permit)
+    def _in_thread(self, work: Work, permit: Permit) -> list[Materialized] | Failed:
+        arguments = self._arguments(work)
+        value = work.asset.function(**arguments)
+        self._check_files(work, arguments)
+        return self._keep(work, value, permit)
 
-    async def _on_loop(self, order: Order, asset: Asset) -> Made | Failed:
-        if order.loads and not self._light(order):
+    async def _on_loop(self, work: Work) -> list[Materialized] | Failed:
+        if work.loads and not self._light(work):
             arguments = await anyio.to_thread.run_sync(
-                self._arguments, order, asset, limiter=self._threads
+                lambda: self._arguments(work, lazy=False), limiter=self._threads
             )
         else:
-            arguments = self._arguments(order, asset)
-        value = await asset.function(**arguments)
-        self._check_files(order, asset)
-        if self._store.in_memory or _plain(value).value is None:
-            return self._keep(order, asset, value, Permit())
+            arguments = self._arguments(work)
+        value = await work.asset.function(**arguments)
+        self._check_files(work, arguments)
+        if self._store.in_memory or (work.order.spec.batch == 1 and _plain(value).value is None):
+            return self._keep(work, value, Permit())
         permit = Permit()
         return await anyio.to_thread.run_sync(
-            self._keep, order, asset, value, permit, limiter=self._threads
+            self._keep, work, value, permit, limiter=self._threads
         )
 
-    def _light(self, order: Order) -> bool:
+    def _light(self, work: Work) -> bool:
         """Can the inputs be loaded without leaving the loop?"""
-        return self._store.in_memory and not any(load.is_source for load in order.loads.values())
+        return self._store.in_memory and not any(
+            load.read.is_source or not load.is_eager for load in work.loads.values()
+        )
 
     # --- reading ------------------------------------------------------------------------------
 
-    def _arguments(self, order: Order, asset: Asset) -> dict[str, Any]:
+    def _arguments(self, work: Work, *, lazy: bool = True) -> dict[str, Any]:
+        """What the function is called with; unless `lazy`, with every value loaded."""
         arguments: dict[str, Any] = {}
-        for parameter, load in order.loads.items():
-            annotation = asset.annotations.get(parameter)
+        for parameter, load in work.loads.items():
             try:
-                arguments[parameter] = self._load(load, annotation)
+                arguments[parameter] = self._load(work, parameter, load, lazy)
             except StoreError as error:
-                passing = isinstance(error, InputChangedError)
-                text = f"parameter '{parameter}': {error}"
-                raise Rejected("input", text, passing=passing) from error
-        if asset.takes_context:
-            arguments["context"] = Context(
-                order.spec.key, order.target.partition, order.run, order.attempt, order.started_at
-            )
+                raise _unreadable(parameter, error) from error
+        if work.asset.takes_context:
+            arguments["context"] = _context(work.order)
         return arguments
 
-    def _load(self, load: Load, annotation: Any) -> Any:
-        if not load.many:
-            partition, version = next(iter(load.versions.items()))
-            return self._load_one(load, partition, version, annotation)
+    def _load(self, work: Work, parameter: str, load: Load, lazy: bool) -> Any:
+        annotation = work.asset.annotations.get(parameter)
+        if not load.read.many:
+            if not load.positions:
+                return None  # it is missing, and the asset goes on without
+            key, position = next(iter(load.positions.items()))
+            return load_value(self._store, load.read, key, work.versions[position], annotation)
         each = element_annotation(annotation)
-        return {
-            partition: self._load_one(load, partition, version, each)
-            for partition, version in load.versions.items()
-        }
 
-    def _load_one(self, load: Load, partition: str, version: Version, annotation: Any) -> Any:
-        landed = landed_file(version) if load.is_source else None
-        if landed is not None:
-            return load_landed(landed[0], annotation, landed[1])
-        if load.is_source:
-            return version.data_version
-        if "bytes" not in version.metadata:
-            return None  # the asset writes its own data and said only which version it is
-        return self._store.load(
-            AssetPartition(load.asset, partition), version.data_version, annotation
-        )
+        def loader(key: PartitionKey, version: Version) -> Any:
+            try:
+                return load_value(self._store, load.read, key, version, each)
+            except StoreError as error:
+                raise _unreadable(f"{parameter}[{key!r}]", error) from error
 
-    def _check_files(self, order: Order, asset: Asset) -> None:
+        values = Values(load, work.versions, self._fetch, loader)
+        return values if lazy and not work.asset.is_async else dict(values)
+
+    def _fetch(self, position: int) -> Version:
+        """A version that was not looked up before the run began; called in a worker thread."""
+        return version_in(anyio.from_thread.run(self._stream.at, position), position)
+
+    def _check_files(self, work: Work, arguments: Mapping[str, Any]) -> None:
         """A function that was given a path may have read a file that changed meanwhile: then all is
         void.
         """
-        for parameter, load in order.loads.items():
-            if not load.is_source or not _may_be_path(asset, parameter, load):
+        for parameter, load in work.loads.items():
+            if not load.read.is_source or not _may_be_path(work.asset, parameter, load):
                 continue
-            for version in load.versions.values():
+            value = arguments[parameter]
+            positions = load.positions.values()
+            for version in (
+                list(value.seen.values())
+                if isinstance(value, Values)
+                else [work.versions[p] for p in positions if p in work.versions]
+            ):
                 landed = landed_file(version)
                 if landed is not None and not still_the_same(*landed):
                     text = f"'{landed[0]}' changed while it was being read"
@@ -186,41 +223,61 @@ class Runner:
 
     # --- writing ------------------------------------------------------------------------------
 
-    def _keep(self, order: Order, asset: Asset, value: object, permit: Permit) -> Made | Failed:
-        """Stage and publish, unless the run was given up meanwhile."""
-        output = _plain(value)
-        if output.value is None:
-            if not permit.take():
-                return Failed("timeout", "given up")
-            return Made(output.data_version or _valueless_version(order), output.metadata)
-        _check_type(asset, output.value)
+    def _keep(self, work: Work, value: object, permit: Permit) -> list[Materialized] | Failed:
+        """Stage and publish, unless the run was given up meanwhile: all partitions or none."""
+        order = work.order
+        outputs = _outputs(order, value)
+        for output in outputs:
+            if output.value is not None and order.spec.batch == 1:
+                _check_type(work.asset, output.value)
         try:
-            staged = self._store.stage(order.key, order.run, output.value)
+            staged = [
+                self._store.stage(AssetPartition(t.asset, t.partition), order.run, output.value)
+                if output.value is not None
+                else None
+                for t, output in zip(order.targets, outputs, strict=True)
+            ]
             if not permit.take():
                 self._store.discard(order.run)
                 return Failed("timeout", "given up")
-            self._store.publish(staged)
+            for one in staged:
+                if one is not None:
+                    self._store.publish(one)
         except StoreError as error:
             self._store.discard(order.run)
             raise Rejected("store", str(error)) from error
-        return Made(staged.data_version, {**output.metadata, **staged.metadata})
+        return [
+            self._materialized(work, number, outputs[number], staged[number])
+            for number in range(len(outputs))
+        ]
 
-    def _ending(self, order: Order, made: Made | Failed, duration_us: int) -> list[AnyEvent]:
+    def _materialized(
+        self, work: Work, number: int, output: Output, staged: Staged | None
+    ) -> Materialized:
+        target = work.order.targets[number]
+        inputs = work.inputs(number)
+        if staged is not None:
+            version, metadata = staged.data_version, {**output.metadata, **staged.metadata}
+        else:
+            version = output.data_version or _valueless_version(work.order, number, inputs)
+            metadata = output.metadata
+        return Materialized(
+            target.asset,
+            target.partition,
+            work.order.run,
+            version,
+            target.code_version,
+            inputs,
+            metadata,
+        )
+
+    def _ending(
+        self, order: Order, made: list[Materialized] | Failed, duration_us: int
+    ) -> list[AnyEvent]:
         if isinstance(made, Failed):
             retry_at = self._retry_at(order, made)
             return [RunFailed(order.run, made.kind, made.error, made.detail, duration_us, retry_at)]
-        return [
-            Materialized(
-                order.spec.key,
-                order.target.partition,
-                order.run,
-                made.data_version,
-                order.target.code_version,
-                order.inputs,
-                made.metadata,
-            ),
-            RunSucceeded(order.run, duration_us),
-        ]
+        return [*made, RunSucceeded(order.run, duration_us)]
 
     def _retry_at(self, order: Order, failed: Failed) -> int | None:
         """Exponential backoff with full jitter: a random moment in (0, delay · 2^(attempt-1)].
@@ -238,31 +295,80 @@ class Runner:
         return self._clock() + int(self._rng.uniform(0, ceiling_ms) * 1000)
 
 
-def landed_file(version: Version) -> tuple[Path, Landed] | None:
-    """Where a source's file lies and how to recognise it, or None when the source is no file."""
-    path, size, mtime_ns = (version.metadata.get(name) for name in ("path", "size", "mtime_ns"))
-    if not isinstance(path, str) or not isinstance(size, int) or not isinstance(mtime_ns, int):
-        return None
-    return Path(path), Landed(version.data_version, size, mtime_ns)
+def _unreadable(what: str, error: StoreError) -> Rejected:
+    text = f"parameter '{what}': {error}"
+    return Rejected("input", text, passing=isinstance(error, InputChangedError))
+
+
+def _context(order: Order) -> Context:
+    partitions = tuple(target.partition for target in order.targets)
+    gaps = dict.fromkeys(
+        AssetPartition(read.asset, key)
+        for target in order.reads
+        for read in target
+        for key in read.gaps
+    )
+    return Context(
+        order.spec.key,
+        partitions[0],
+        order.run,
+        order.attempt,
+        order.started_at,
+        partitions,
+        _windows(order, partitions),
+        tuple(gaps),
+    )
+
+
+def _windows(order: Order, partitions: tuple[PartitionKey, ...]) -> dict[PartitionKey, Window]:
+    calendar, stride = calendar_of(order.space)
+    found: dict[PartitionKey, Window] = {}
+    for key in partitions if calendar is not None else ():
+        i = order.space.ordinal(key)
+        if i is not None and calendar is not None:
+            start, end = calendar.start_us(i // stride), calendar.end_us(i // stride)
+            found[key] = Window(_moment(start, calendar), _moment(end, calendar))
+    return found
+
+
+def _moment(us: int, calendar: Calendar) -> datetime:
+    return datetime.fromtimestamp(us / 1_000_000, calendar.zone or UTC)
+
+
+def _outputs(order: Order, value: object) -> list[Output]:
+    """What was returned, target by target. Raises Rejected when a batch's does not fit."""
+    if order.spec.batch == 1:
+        return [_plain(value)]
+    keys = [target.partition for target in order.targets]
+    if value is None:
+        return [Output() for _ in keys]
+    if not isinstance(value, Mapping) or set(value) != set(keys):
+        got = sorted(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
+        raise Rejected(
+            "value",
+            f"a batch returns a dict with the partitions of the run: {keys[:4]}, not {got}",
+        )
+    return [_plain(value[key]) for key in keys]
 
 
 def _plain(value: object) -> Output:
     return value if isinstance(value, Output) else Output(value)
 
 
-def _valueless_version(order: Order) -> str:
+def _valueless_version(order: Order, number: int, inputs: tuple[Input, ...]) -> str:
     """The version of an asset that returned no value: what it was made with is all we know
     of it.
     """
-    text = f"{order.spec.key}|{order.target.partition}|{order.target.code_version}|" + "|".join(
-        f"{i.asset}@{i.partition}={i.data_version}" for i in order.inputs
+    target = order.targets[number]
+    text = f"{order.spec.key}|{target.partition}|{target.code_version}|" + "|".join(
+        f"{i.asset}@{i.partition}={i.data_version}" for i in inputs
     )
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _may_be_path(asset: Asset, parameter: str, load: Load) -> bool:
     annotation = asset.annotations.get(parameter)
-    element = element_annotation(annotation) if load.many else annotation
+    element = element_annotation(annotation) if load.read.many else annotation
     return element is None or element is Path
 
 

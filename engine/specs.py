@@ -7,8 +7,14 @@ from typing import Literal
 import msgspec
 
 from freshet.engine.keys import AssetKey
-from freshet.engine.partitions import Identity, PartitionMapping, Partitions
+from freshet.engine.mappings import Identity, PartitionMapping
+from freshet.engine.partitions import Partitions
 from freshet.engine.policies import Eager, Policy
+
+Missing = Literal["", "wait", "skip", "fail"]
+"""What is done when an input is missing: wait for it, go on without it and record the gap, or fail
+and say so; empty: wait, but for what reads all of something that grows.
+"""
 
 Plain = str | int | float | bool | None
 """What metadata values are made of; nested values are not needed and not allowed."""
@@ -17,17 +23,21 @@ Plain = str | int | float | bool | None
 class Dependency(msgspec.Struct, frozen=True, omit_defaults=True):
     """One edge: the upstream asset, how partitions map, and the parameter that receives the value.
 
-    `parameter` is empty when the dependency's value is not loaded (`deps=`).
+    `parameter` is empty when the dependency's value is not loaded (`deps=`). Under `missing` skip
+    and fail, a partition waits for what is missing until `deadline_ms` after its window is over,
+    or after the change it owes if that is later.
     """
 
     asset: AssetKey
     mapping: PartitionMapping = Identity()
     parameter: str = ""
+    missing: Missing = ""
+    deadline_ms: int = 0
 
 
 class AssetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """One asset or source, as data. Only `deps`, `partitions` and `code_version` decide
-    staleness.
+    staleness; `batch` is how many partitions one run may take.
     """
 
     key: AssetKey
@@ -39,6 +49,7 @@ class AssetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     retries: int = 0
     retry_delay_ms: int = 1000
     timeout_ms: int | None = None
+    batch: int = 1
     group: str = "default"
     tags: dict[str, str] = {}
     owners: tuple[str, ...] = ()

@@ -13,11 +13,10 @@ from freshet.engine.events import (
     CursorMoved,
     Recorded,
     Unknown,
-    cause_of,
     encode,
-    subject_of,
     type_of,
 )
+from freshet.engine.origins import cause_of, subject_of
 
 MAX_BATCH = 1000
 """Events handed to a follower, or committed, at once: enough to amortise, few enough to respond."""

@@ -4,19 +4,32 @@ Declare what should exist and how fresh it must be; when something changes, Fres
 what must be rebuilt, in milliseconds, and can always say why.
 """
 
-from freshet.engine.assets import (
-    Asset,
-    Input,
-    Source,
-    all_partitions,
-    asset,
-    same_partition,
-    source,
-)
-from freshet.engine.context import Context, Output
+from freshet.engine.assets import Asset, Input, Source, asset, source
+from freshet.engine.context import Context, Output, Window
 from freshet.engine.errors import DefinitionError, FreshetError
 from freshet.engine.keys import AssetPartition
-from freshet.engine.partitions import daily, static
+from freshet.engine.mappings import (
+    all_partitions,
+    by_function,
+    dimensions,
+    last,
+    offset,
+    overlapping,
+    previous,
+    same_partition,
+    table,
+    trailing,
+)
+from freshet.engine.partitions import (
+    cron_windows,
+    daily,
+    dynamic,
+    hourly,
+    monthly,
+    product,
+    static,
+    weekly,
+)
 from freshet.engine.policies import eager, manual
 from freshet.engine.project import Project
 from freshet.engine.stores.local import LocalStore
@@ -35,13 +48,28 @@ __all__ = [
     "Output",
     "Project",
     "Source",
+    "Window",
     "all_partitions",
     "asset",
+    "by_function",
+    "cron_windows",
     "daily",
+    "dimensions",
+    "dynamic",
     "eager",
     "files",
+    "hourly",
+    "last",
     "manual",
+    "monthly",
+    "offset",
+    "overlapping",
+    "previous",
+    "product",
     "same_partition",
     "source",
     "static",
+    "table",
+    "trailing",
+    "weekly",
 ]

@@ -2,16 +2,24 @@
 view and nothing else.
 """
 
-from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import islice
 
 import msgspec
+from msgspec.structs import replace
 
 from freshet.engine.errors import RequestError
+from freshet.engine.events import Recorded
 from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.partitions import describe
+from freshet.engine.selection import select
 from freshet.engine.specs import AssetSpec
 from freshet.projections.catalog import Version
-from freshet.projections.cells import NOTHING, Cell
+from freshet.projections.causes import status
+from freshet.projections.cells import Cell, cells_of
+from freshet.projections.columns import AssetState
+from freshet.projections.marks import NOTHING
+from freshet.projections.matrix import Matrix, matrix_of
 from freshet.projections.view import View
 from freshet.projections.why import blocker_text
 
@@ -22,7 +30,8 @@ class AssetRow(msgspec.Struct, frozen=True):
     """One asset: how many of its partitions are in each state, and how the worst of them stands.
 
     `activity` is what is going on with any of them (running, ready, retrying, failed, blocked,
-    unwanted, or nothing). `lag_ms` is that of the one furthest behind.
+    unwanted, held, or nothing). `lag_ms` is that of the one furthest behind. `position` is that of
+    the event that states its newest version; that version and its time are read from the stream.
     """
 
     asset: AssetKey
@@ -34,16 +43,21 @@ class AssetRow(msgspec.Struct, frozen=True):
     stale: int
     waiting: int
     missing: int
+    running: int
+    failed: int
     state: str
     activity: str
     blocked_by: str
     lag_ms: int
-    data_version: str | None
-    changed_at_us: int | None
+    position: int | None
+    data_version: str | None = None
+    changed_at_us: int | None = None
 
 
 class PartitionRow(msgspec.Struct, frozen=True):
-    """One asset partition: state, what it owes, what holds it up, and its newest version."""
+    """One asset partition: state, what it owes, what holds it up, and its newest version; that
+    version and its metadata are read from the stream at `position`.
+    """
 
     asset: AssetKey
     partition: str
@@ -52,20 +66,25 @@ class PartitionRow(msgspec.Struct, frozen=True):
     owed: int | None
     blocked_by: str
     lag_ms: int
-    data_version: str | None
     position: int | None
     run: int | None
-    metadata: dict[str, str | int | float | bool | None]
+    data_version: str | None = None
+    metadata: dict[str, str | int | float | bool | None] = {}
 
 
 class StatusReport(msgspec.Struct, frozen=True):
-    """The answer to "is it fresh?", at a position: yes or no, and row by row."""
+    """The answer to "is it fresh?", at a position: yes or no, and row by row.
+
+    Of one asset also its partitions, a page at a time: `next` is the key to go on after.
+    """
 
     position: int
     fresh: bool
     assets: tuple[AssetRow, ...]
     partitions: tuple[PartitionRow, ...]
     orphans: tuple[AssetKey, ...]
+    matrix: Matrix | None = None
+    next: str | None = None
 
 
 class GraphRow(msgspec.Struct, frozen=True):
@@ -86,20 +105,57 @@ class GraphRow(msgspec.Struct, frozen=True):
     metadata: dict[str, str | int | float | bool | None]
 
 
-def status_report(view: View, pattern: str | None, now_us: int) -> StatusReport:
-    """All assets, those a pattern selects, or with one exact key also its partitions."""
+def status_report(
+    view: View, selection: str | None, now_us: int, *, after: str | None = None, limit: int = 100
+) -> StatusReport:
+    """All assets, those a selection names, or with one exact key also a page of its partitions.
+
+    Costs the assets and the page; counts over partitions take some nanoseconds each.
+    """
     graph = view.staleness.graph
-    keys = list(graph.specs) if pattern is None else graph.select(pattern)
-    if pattern is not None and not keys:
-        graph.require(pattern)  # raises with the nearest key
+    keys = list(graph.specs) if selection is None else select_assets(view, selection)
     rows = tuple(asset_row(view, key, now_us) for key in keys)
     partitions: tuple[PartitionRow, ...] = ()
-    if pattern in graph.specs:
-        cells = view.staleness.states[str(pattern)].cells
-        partitions = tuple(partition_row(view, cells[key], now_us) for key in sorted(cells))
+    matrix, following = None, None
+    if selection in graph.specs:
+        state = view.staleness.states[str(selection)]
+        found = list(islice(_page(state, after), limit + 1))
+        partitions = tuple(partition_row(view, cell, now_us) for cell in found[:limit])
+        following = found[limit - 1].partition if len(found) > limit else None
+        matrix = matrix_of(state) if state.spec.partitions is not None else None
     fresh = all(row.fresh == row.total for row in rows if row.kind != "source")
-    orphans = tuple(view.catalog.removed) if pattern is None else ()
-    return StatusReport(view.position, fresh, rows, partitions, orphans)
+    orphans = tuple(view.catalog.removed) if selection is None else ()
+    return StatusReport(view.position, fresh, rows, partitions, orphans, matrix, following)
+
+
+def select_assets(view: View, selection: str) -> list[AssetKey]:
+    """The assets a selection names, upstream first. Raises RequestError."""
+    return select(view.staleness.graph, selection, lambda key: words_of(view, key))
+
+
+def words_of(view: View, key: AssetKey) -> set[str]:
+    """The states and activities that any partition of an asset is in."""
+    state = view.staleness.states[key]
+    words = {word for word, count in state.counts().items() if count}
+    words |= {"running"} if state.live else set()
+    words |= {"failed"} if state.failures else set()
+    return words - {"fresh"} if len(words) > 1 and "fresh" in words else words
+
+
+def _page(state: AssetState, after: str | None) -> Iterator[Cell]:
+    if after is None:
+        yield from cells_of(state)
+        return
+    start = state.number(after)
+    if start is None:
+        raise RequestError(
+            f"'{state.spec.key}' has no partition '{after}' to go on after",
+            hint="use the `next` of the page before",
+        )
+    i = state.exists.find(1, start + 1)
+    while i >= 0:
+        yield Cell(state, i)
+        i = state.exists.find(1, i + 1)
 
 
 def one_partition(view: View, target: AssetPartition, now_us: int) -> StatusReport:
@@ -112,67 +168,95 @@ def one_partition(view: View, target: AssetPartition, now_us: int) -> StatusRepo
 
 
 def asset_row(view: View, key: AssetKey, now_us: int) -> AssetRow:
-    """One asset in sum. Costs its partitions."""
-    spec = view.staleness.graph.specs[key]
-    cells = view.staleness.states[key].cells
-    states: Counter[str] = Counter()
-    worst: Cell | None = None
-    for cell in cells.values():
-        if cell.eff == NOTHING and cell.next == NOTHING and cell.version is not None:
-            states["fresh"] += 1
-            continue
-        status = view.status(*cell.key)
-        states[status.state if status is not None else "missing"] += 1
-        if worst is None or cell.eff < worst.eff:
-            worst = cell
-    found = view.status(*worst.key) if worst is not None else None
-    lags = (view.lag_us(*cell.key, now_us) for cell in cells.values() if cell.eff < NOTHING)
-    newest = max(view.catalog.current.get(key, {}).values(), key=_position, default=None)
+    """One asset in sum."""
+    state = view.staleness.states[key]
+    spec = state.spec
+    counts = state.counts()
+    worst = _worst(state)
+    found = status(worst) if worst is not None else None
     blocker = found.blocker if found is not None else None
     return AssetRow(
         key,
         spec.kind,
         spec.group,
         describe(spec.partitions),
-        len(cells),
-        states["fresh"],
-        states["stale"],
-        states["waiting"],
-        states["missing"],
-        next((s for s in ("missing", "stale", "waiting") if states[s]), "fresh"),
+        state.existing,
+        counts["fresh"],
+        counts["stale"],
+        counts["waiting"],
+        counts["missing"],
+        len(state.live),
+        len(state.failures),
+        next((word for word in ("missing", "stale", "waiting") if counts[word]), "fresh"),
         found.activity if found is not None else "",
         blocker_text(blocker) if blocker is not None else "",
-        max(lags, default=0) // 1000,
-        newest.data_version if newest is not None and len(cells) == 1 else None,
-        newest.recorded_at if newest is not None else None,
+        _lag_us(state, now_us) // 1000,
+        state.newest or None,
     )
+
+
+def _worst(state: AssetState) -> Cell | None:
+    """The partition that is furthest behind; of a source the first that is missing."""
+    oldest = state.min_owed()
+    if oldest < NOTHING:
+        return Cell(state, state.owed.index(oldest))
+    if state.live:
+        return Cell(state, next(iter(state.live)))
+    return None
+
+
+def _lag_us(state: AssetState, now_us: int) -> int:
+    since = state.marks.at.get(state.min_owed())
+    return max(0, now_us - since) if since is not None else 0
 
 
 def partition_row(view: View, cell: Cell, now_us: int) -> PartitionRow:
     """One asset partition in full."""
-    status = view.status(*cell.key)
-    version = view.catalog.version(*cell.key)
-    blocker = status.blocker if status is not None else None
+    found = status(cell)
     return PartitionRow(
         *cell.key,
-        status.state if status is not None else "missing",
-        status.activity if status is not None else "",
-        status.owed if status is not None else None,
-        blocker_text(blocker) if blocker is not None else "",
+        found.state,
+        found.activity,
+        found.owed,
+        blocker_text(found.blocker) if found.blocker is not None else "",
         view.lag_us(*cell.key, now_us) // 1000,
-        version.data_version if version is not None else None,
-        version.position if version is not None else None,
-        version.run or None if version is not None else None,
-        dict(version.metadata) if version is not None else {},
+        cell.made_at or None,
+        cell.started_at or None,
     )
+
+
+def positions_in(report: StatusReport) -> list[int]:
+    """The events that state the versions a report is about."""
+    found = [row.position for row in report.assets] + [row.position for row in report.partitions]
+    return [position for position in found if position is not None]
+
+
+def with_versions(report: StatusReport, events: Mapping[int, Recorded]) -> StatusReport:
+    """The report with the versions those events state."""
+
+    def found(position: int | None) -> Version | None:
+        return Version.of(events.get(position)) if position is not None else None
+
+    assets = []
+    for row in report.assets:
+        version = found(row.position)
+        if version is not None:
+            text = version.data_version if row.total == 1 else None
+            row = replace(row, data_version=text, changed_at_us=version.recorded_at)
+        assets.append(row)
+    partitions = []
+    for part in report.partitions:
+        version = found(part.position)
+        if version is not None:
+            part = replace(part, data_version=version.data_version, metadata=dict(version.metadata))
+        partitions.append(part)
+    return replace(report, assets=tuple(assets), partitions=tuple(partitions))
 
 
 def graph_rows(view: View, pattern: str | None = None) -> list[GraphRow]:
     """The definitions, upstream first."""
     graph = view.staleness.graph
-    keys = list(graph.specs) if pattern is None else graph.select(pattern)
-    if pattern is not None and not keys:
-        graph.require(pattern)
+    keys = list(graph.specs) if pattern is None else select_assets(view, pattern)
     return [
         graph_row(
             graph.specs[key],
@@ -203,7 +287,3 @@ def graph_row(
         spec.description,
         spec.metadata,
     )
-
-
-def _position(version: Version) -> int:
-    return version.position

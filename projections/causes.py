@@ -7,17 +7,23 @@ import msgspec
 from freshet.engine.events import MAX_CAUSES, Cause
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.projections.cells import (
-    NOTHING,
+    GAPS,
+    SHUT,
     Cell,
-    Link,
-    gate_open,
-    input_missing,
+    due_us,
+    gate,
+    is_lacking,
     must_run,
     threshold,
 )
+from freshet.projections.columns import Link
+from freshet.projections.marks import FRESH, MISSING, NOTHING, STALE
+
+MAX_LOOKED_AT = 256
+"""Upstream partitions of one edge looked at in the search for what holds a partition up."""
 
 State = Literal["fresh", "stale", "waiting", "missing"]
-Activity = Literal["", "running", "ready", "retrying", "failed", "blocked", "unwanted"]
+Activity = Literal["", "running", "ready", "retrying", "failed", "blocked", "unwanted", "held"]
 
 
 class StaleCause(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,7 +43,14 @@ class Blocker(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a cell waits for: the first cell upstream that cannot or has not yet moved, and why."""
 
     what: Literal[
-        "failed", "missing_source", "not_materialized", "removed", "running", "queued", "retry"
+        "failed",
+        "missing_source",
+        "not_materialized",
+        "removed",
+        "running",
+        "queued",
+        "retry",
+        "deadline",
     ]
     asset: AssetKey
     partition: PartitionKey
@@ -62,73 +75,86 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
     blocker: Blocker | None = None
 
 
+WORDS: dict[int, State] = {FRESH: "fresh", STALE: "stale", MISSING: "missing"}
+
+
 def status(cell: Cell) -> Status:
-    """Everything the fold knows about one cell, in words."""
+    """Everything the fold knows about one asset partition, in words."""
     key = cell.key
-    if cell.home.is_source:
-        return Status(*key, "fresh" if cell.version is not None else "missing")
-    if cell.eff == NOTHING and cell.next == NOTHING and cell.running is None:
-        return Status(*key, "fresh")
-    owed = min(cell.eff, cell.next)
-    causes = stale_causes(cell)
-    state: State = "missing" if cell.version is None else "stale" if _direct(causes) else "waiting"
+    state = WORDS.get(cell.home.state[cell.i], "waiting")
+    if cell.home.is_source or (state == "fresh" and not cell.running):
+        return Status(*key, state)
+    owed = min(cell.owed, cell.next)
     block = blocker(cell)
     return Status(
         *key,
         state,
         _activity(cell, block),
         owed if owed < NOTHING else None,
-        causes,
+        stale_causes(cell),
         block if block is not None and (block.asset, block.partition) != key else None,
     )
 
 
 def stale_causes(cell: Cell) -> tuple[StaleCause, ...]:
-    """What differs between what the cell consumed and what is there now; never
-    empty when it owes.
+    """What differs between what the partition consumed and what is there now; never empty when it
+    owes.
     """
     causes = []
     key = cell.key
-    if cell.version is None:
-        causes.append(StaleCause("missing", *key, cell.owed if cell.running is None else cell.run))
+    if not cell.there:
+        causes.append(StaleCause("missing", *key, cell.run if cell.running else cell.owed))
     if cell.forced:
         causes.append(StaleCause("demanded", *key, cell.forced))
-    if cell.version is not None and cell.code != cell.home.spec.code_version:
-        causes.append(StaleCause("code", *key, cell.eff if cell.eff < NOTHING else 0))
-    if cell.version is not None and must_run(cell):
+    if cell.there and cell.code != cell.home.spec.code_version:
+        causes.append(StaleCause("code", *key, cell.owed if cell.owed < NOTHING else 0))
+    if cell.there and must_run(cell.home, cell.i):
         causes.extend(
             StaleCause("input", *cause_key(cause), cause.position)
             for cause in changed_inputs(cell)[0]
         )
-    if not causes and cell.eff < NOTHING:
+    if not causes and cell.owed < NOTHING:
         block = blocker(cell)
         origin = AssetPartition(block.asset, block.partition) if block is not None else key
-        causes.append(StaleCause("upstream", *origin, cell.eff))
+        causes.append(StaleCause("upstream", *origin, cell.owed))
     return tuple(causes)
 
 
 def changed_inputs(cell: Cell) -> tuple[tuple[Cause, ...], int]:
-    """The newest inputs that changed since the cell was last built (at most MAX_CAUSES), and how
-    many.
+    """The newest inputs that changed since the partition was last built (at most MAX_CAUSES), and
+    how many.
     """
-    causes: list[Cause] = []
+    found: list[tuple[int, Link, int]] = []
     count = 0
     for link in cell.home.up:
-        upstream = link.other
-        if not link.all_:
-            other = upstream.cells.get(cell.partition)
-            if other is not None and other.changed_at > cell.started_at:
-                causes.append(Cause(upstream.spec.key, cell.partition, other.changed_at))
-                count += 1
-            continue
-        for partition in reversed(upstream.recent):
-            position = upstream.recent[partition]
-            if position <= cell.started_at:
-                break
-            count += 1
-            if len(causes) < MAX_CAUSES:
-                causes.append(Cause(upstream.spec.key, partition, position))
-    return tuple(sorted(causes, key=lambda cause: -cause.position)[:MAX_CAUSES]), count
+        rows = _changed_rows(link, cell.i, cell.started_at)
+        count += len(rows)
+        found += [(at, link, j) for at, j in rows[:MAX_CAUSES]]
+    found.sort(key=lambda item: -item[0])
+    causes = [
+        Cause(link.up.spec.key, link.up.space.key(j), at) for at, link, j in found[:MAX_CAUSES]
+    ]
+    return tuple(causes), count
+
+
+def _changed_rows(link: Link, i: int, since: int) -> list[tuple[int, int]]:
+    """(position, row) of the inputs over one edge that changed after `since`, newest first.
+
+    Costs the changes since then where the whole asset is read, else the partitions read.
+    """
+    up = link.up
+    changed_at = up.changed_at
+    if link.whole:
+        rows = []
+        n = len(up.log_at) - 1
+        while n >= 0 and up.log_at[n] > since:
+            if changed_at[up.log_row[n]] == up.log_at[n]:
+                rows.append((up.log_at[n], up.log_row[n]))
+            n -= 1
+        return rows
+    rows = [(changed_at[j], j) for j in link.reads(i) if j < up.n and changed_at[j] > since]
+    rows.sort(reverse=True)
+    return rows
 
 
 def reason(cell: Cell) -> str:
@@ -137,7 +163,7 @@ def reason(cell: Cell) -> str:
         return "retry"
     if cell.demand:
         return "demanded"
-    if cell.version is None:
+    if not cell.there:
         return "missing"
     if cell.forced:
         return "invalidated"
@@ -145,11 +171,12 @@ def reason(cell: Cell) -> str:
 
 
 def blocker(cell: Cell) -> Blocker | None:
-    """The nearest cause, here or upstream, that this cell does not move; None when it owes nothing.
+    """The nearest cause, here or upstream, that this partition does not move; None when it owes
+    nothing.
 
     Breadth first over the edges that keep gates shut, so the distance is the fewest hops.
     """
-    if cell.eff == NOTHING and cell.running is None:
+    if cell.owed == NOTHING and not cell.running:
         return None
     seen = {cell}
     layer, distance = [cell], 0
@@ -176,65 +203,88 @@ def cause_key(cause: Cause) -> AssetPartition:
 
 
 def _own_blocker(cell: Cell, distance: int) -> Blocker | None:
-    """What holds this very cell although (or because) its gate is open."""
+    """What holds this very partition although (or because) its gate is open."""
     key = cell.key
-    if cell.running is not None:
+    if cell.running:
         return Blocker("running", *key, cell.run, distance)
-    if not gate_open(cell):
+    open_ = gate(cell.home, cell.i)
+    if open_ == SHUT:
         return None
     failure = cell.failure
-    if failure is not None and must_run(cell):
+    if failure is not None and must_run(cell.home, cell.i):
         what: Literal["retry", "failed"] = "retry" if failure.retry_at is not None else "failed"
         return Blocker(what, *key, failure.position, distance)
-    return Blocker("queued", *key, cell.eff, distance)
+    if open_ == GAPS and cell.home.ready[cell.i] == 0:
+        return Blocker("deadline", *key, cell.owed, distance)
+    return Blocker("queued", *key, cell.owed, distance)
 
 
-def _shut_by(
-    cell: Cell,
-) -> tuple[
-    tuple[Literal["missing_source", "not_materialized", "removed"], str, str, int] | None,
-    list[Cell],
-]:
-    """The input nobody brings (if any), and the upstream cells whose debt keeps the gate shut."""
+Gone = tuple[Literal["missing_source", "not_materialized", "removed"], str, str, int]
+
+
+def _shut_by(cell: Cell) -> tuple[Gone | None, list[Cell]]:
+    """The input nobody brings (if any), and the upstream partitions whose debt keeps the gate
+    shut.
+    """
     shut: list[Cell] = []
+    limit = threshold(cell.home, cell.i)
     for link in cell.home.up:
-        upstream = link.other
-        read = list(upstream.cells.values()) if link.all_ else _one(link, cell.partition)
-        missing = input_missing(link, cell.partition)
-        if missing and (upstream.is_wall or not read):
-            return _missing(link, cell.partition), []
-        if not upstream.is_wall:
-            gate = threshold(cell)
-            shut.extend(c for c in read if c.eff <= gate or (missing and c.version is None))
+        up = link.up
+        missing = link.rule == "wait" and is_lacking(link, cell.i)
+        absent = _first_absent(link, cell.i) if missing else None
+        if absent is not None and (up.is_wall or not absent[1]):
+            return _gone(link, absent[0]), []
+        if not up.is_wall:
+            shut.extend(_owing(link, cell.i, limit, missing=missing))
     return None, shut
 
 
-def _missing(
-    link: Link, partition: PartitionKey
-) -> tuple[Literal["missing_source", "not_materialized", "removed"], str, str, int]:
-    upstream = link.other
-    key = upstream.spec.key
-    if link.all_:
-        gap = next((k for k, c in upstream.cells.items() if c.version is None), "")
-        cell = upstream.cells.get(gap)
+def _owing(link: Link, i: int, limit: int, *, missing: bool) -> list[Cell]:
+    """Existing upstream partitions that owe too much, or that have no version yet."""
+    up = link.up
+    rows = range(up.n) if link.whole or link.last else link.reads(i)
+    found = []
+    for j in rows:
+        if j < up.n and up.exists[j] and (up.owed[j] <= limit or (missing and not up.there[j])):
+            found.append(Cell(up, j))
+            if len(found) >= MAX_LOOKED_AT:
+                break
+    return found
+
+
+def _first_absent(link: Link, i: int) -> tuple[str, bool] | None:
+    """The first input without a version: its key, and whether it exists as a partition."""
+    up = link.up
+    if link.whole or link.last:
+        size = up.space.size if up.bounded and link.whole else None
+        rows = range(size if size is not None else up.n)
+        if not any(up.exists):
+            return "", False
     else:
-        gap, cell = partition, upstream.cells.get(partition)
-    if cell is not None and cell.changed_at:
-        return "removed", key, gap, cell.changed_at
-    return ("missing_source" if upstream.is_source else "not_materialized"), key, gap, 0
+        rows = link.reads(i)  # type: ignore[assignment]  # a sequence of rows too
+        if not rows:
+            return cell_key(link, i), False
+    for j in rows:
+        if up.space.valid(j) and not (j < up.n and up.there[j]):
+            return up.space.key(j), j < up.n and bool(up.exists[j])
+    return None
 
 
-def _one(link: Link, partition: PartitionKey) -> list[Cell]:
-    cell = link.other.cells.get(partition)
-    return [cell] if cell is not None else []
+def cell_key(link: Link, i: int) -> PartitionKey:
+    """The key an edge by key asks for, when the upstream has none."""
+    return link.down.space.key(i)
 
 
-def _direct(causes: tuple[StaleCause, ...]) -> bool:
-    return any(cause.what != "upstream" for cause in causes)
+def _gone(link: Link, partition: PartitionKey) -> Gone:
+    up = link.up
+    j = up.number(partition)
+    if j is not None and j < up.n and up.changed_at[j]:
+        return "removed", up.spec.key, partition, up.changed_at[j]
+    return ("missing_source" if up.is_source else "not_materialized"), up.spec.key, partition, 0
 
 
 def _activity(cell: Cell, block: Blocker | None) -> Activity:
-    if cell.running is not None:
+    if cell.running:
         return "running"
     if block is None:
         return ""
@@ -242,5 +292,11 @@ def _activity(cell: Cell, block: Blocker | None) -> Activity:
     if own and block.what == "queued":
         return "unwanted" if cell.home.is_wall and not cell.demand else "ready"
     if own:
-        return "failed" if block.what == "failed" else "retrying"
+        words: dict[str, Activity] = {"failed": "failed", "deadline": "held"}
+        return words.get(block.what, "retrying")
     return "blocked" if block.is_final else ""
+
+
+def held_until(cell: Cell) -> int:
+    """When (µs) a partition that waits for a deadline goes on without what is missing."""
+    return due_us(cell.home, cell.i)

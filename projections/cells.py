@@ -1,278 +1,227 @@
-"""The state of staleness: cells (one per asset partition) and the assets they belong to.
+"""Questions about one partition (a row of an asset's columns) and the edges it reads over.
 
-Plain mutable data with small questions answered in O(1); who may change it is `staleness` alone.
+What it depends on is asked lane by lane: sums, counts and minima of runs of rows, none of which
+needs a loop over partitions in Python.
 """
 
 from collections.abc import Iterator
 from hashlib import blake2b
-from heapq import heapify, heappop, heappush
-
-import msgspec
 
 from freshet.engine.keys import AssetPartition, PartitionKey
-from freshet.engine.partitions import All, contains, declared, is_open
-from freshet.engine.policies import Manual
-from freshet.engine.specs import AssetSpec
+from freshet.projections.columns import AssetState, Link
+from freshet.projections.marks import NOTHING, Failure
+from freshet.projections.sums import MASK
 
-NOTHING = 1 << 62
-"""The debt of who owes nothing: later than every position."""
-
-HEAP_SLACK = 64
-"""Outdated heap entries tolerated beyond one per cell before the heap is rebuilt."""
-
-_MASK = (1 << 128) - 1
+SHUT, OPEN, GAPS = range(3)
+"""A gate: inputs are still to come; all have come; all but some that may be missing."""
 
 
 def version_hash(asset: str, partition: PartitionKey, data_version: str) -> int:
-    """H(asset, partition, version): the 128-bit term of one input in an additive fingerprint."""
+    """H(asset, partition, version): the 64-bit term of one input in an additive fingerprint; never
+    0, which says that there is none.
+    """
     text = f"{asset}\0{partition}\0{data_version}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(text, digest_size=16).digest(), "big")
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """The last failed attempt, and the inputs and code it was made with."""
-
-    position: int
-    attempt: int
-    fingerprint: int
-    code_version: str
-    retry_at: int | None
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") or 1
 
 
 class Cell:
-    """What is known of one asset partition; the two numbers are `owed` and `consumed`."""
+    """One asset partition, as a view of its row; equal for the same row of the same state."""
 
-    __slots__ = (
-        "changed_at",
-        "code",
-        "consumed",
-        "cut",
-        "demand",
-        "explicit",
-        "failure",
-        "forced",
-        "gone",
-        "hash",
-        "home",
-        "next",
-        "owed",
-        "partition",
-        "pinned",
-        "pinned_code",
-        "run",
-        "running",
-        "started_at",
-        "version",
-    )
+    __slots__ = ("home", "i")
 
-    def __init__(self, home: "AssetState", partition: PartitionKey) -> None:
+    def __init__(self, home: AssetState, i: int) -> None:
         self.home = home
-        self.partition = partition
-        self.owed = NOTHING
-        self.running: int | None = None
-        """The debt the live run set out to pay; None when nothing runs."""
-        self.run = 0
-        self.next = NOTHING
-        """What it will owe when the live run ends."""
-        self.pinned = 0
-        self.pinned_code = ""
-        self.consumed: int | None = None
-        self.code = ""
-        self.version: str | None = None
-        self.hash = 0
-        self.changed_at = 0
-        self.started_at = 0
-        """Position of the run that made the current value: inputs changed later are unseen by it.
-        """
-        self.forced = 0
-        """Position of the newest wish to rebuild even from equal inputs; 0 for none."""
-        self.demand = 0
-        self.failure: Failure | None = None
-        self.cut: tuple[int, int] | None = None
-        """The last debt that was cut off, and the position at which it was: nothing new for it."""
-        self.explicit = False
-        """Brought into being by name, not by an upstream: stays when upstreams go."""
-        self.gone = False
+        self.i = i
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cell) and other.home is self.home and other.i == self.i
+
+    def __hash__(self) -> int:
+        return hash((id(self.home), self.i))
 
     @property
-    def eff(self) -> int:
-        """The oldest change it has not absorbed: the debt being paid, or the debt owed."""
-        return self.owed if self.running is None else self.running
+    def partition(self) -> PartitionKey:
+        return self.home.space.key(self.i)
 
     @property
     def key(self) -> AssetPartition:
-        return AssetPartition(self.home.spec.key, self.partition)
+        return self.home.key(self.i)
+
+    @property
+    def owed(self) -> int:
+        """The oldest change it has not absorbed: the debt being paid, or the debt owed."""
+        return self.home.owed[self.i]
+
+    @property
+    def running(self) -> bool:
+        return self.i in self.home.live
+
+    @property
+    def run(self) -> int:
+        """The live run; 0 when none is."""
+        live = self.home.live.get(self.i)
+        return live.run if live is not None else 0
+
+    @property
+    def next(self) -> int:
+        """What it will owe when the live run ends."""
+        live = self.home.live.get(self.i)
+        return live.next if live is not None else NOTHING
+
+    @property
+    def there(self) -> bool:
+        """Has it a version?"""
+        return bool(self.home.there[self.i])
+
+    @property
+    def code(self) -> str:
+        number = self.home.code[self.i]
+        return self.home.codes[number - 1] if number else ""
+
+    @property
+    def consumed(self) -> int | None:
+        return self.home.consumed[self.i] if self.home.code[self.i] else None
+
+    @property
+    def changed_at(self) -> int:
+        return self.home.changed_at[self.i]
+
+    @property
+    def made_at(self) -> int:
+        """Position of the newest event that states its version; 0 for none."""
+        return self.home.made_at[self.i]
+
+    @property
+    def started_at(self) -> int:
+        return self.home.started_at[self.i]
+
+    @property
+    def forced(self) -> int:
+        return self.home.forced.get(self.i, 0)
+
+    @property
+    def demand(self) -> int:
+        return self.home.demand.get(self.i, 0)
+
+    @property
+    def failure(self) -> Failure | None:
+        return self.home.failures.get(self.i)
+
+    @property
+    def cut(self) -> tuple[int, int] | None:
+        """The last debt that was cut off, and the position at which it was: nothing new for it."""
+        home = self.home
+        if home.cut_at is None or home.cut_debt is None or not home.cut_at[self.i]:
+            return None
+        return home.cut_debt[self.i], home.cut_at[self.i]
 
     def __repr__(self) -> str:
-        return f"Cell({self.key}, owed={self.owed}, running={self.running}, version={self.version})"
+        return f"Cell({self.key}, owed={self.owed}, running={self.running}, there={self.there})"
 
 
-class Link:
-    """One edge between two asset states; `all_` when every partition depends on all of the
-    upstream's.
+def cells_of(state: AssetState) -> Iterator[Cell]:
+    """The partitions of an asset, in order."""
+    i = state.exists.find(1)
+    while i >= 0:
+        yield Cell(state, i)
+        i = state.exists.find(1, i + 1)
+
+
+def link_owed(link: Link, i: int, *, every: bool = False) -> int:
+    """What the upstream side of an edge has not yet absorbed; a wall has absorbed everything.
+
+    What may be missing, and is, is not waited for; `every` counts it too.
     """
-
-    __slots__ = ("all_", "other")
-
-    def __init__(self, other: "AssetState", all_: bool) -> None:
-        self.other = other
-        self.all_ = all_
-
-
-class AssetState:
-    """The cells of one asset and the sums and minima that its all-to-one consumers ask for."""
-
-    def __init__(self, spec: AssetSpec) -> None:
-        self.cells: dict[PartitionKey, Cell] = {}
-        self.total = 0
-        self.versions = 0
-        self.recent: dict[PartitionKey, int] = {}
-        """Partition to position of its last change of version, the newest last."""
-        self.up: list[Link]
-        self.down: list[Link]
-        self._heap: list[tuple[int, PartitionKey]] = []
-        self.define(spec)
-
-    def define(self, spec: AssetSpec) -> None:
-        """Take on a (new) definition; cells are left to the caller."""
-        self.spec = spec
-        self.is_source = spec.is_source
-        self.is_wall = spec.is_source or isinstance(spec.policy, Manual)
-        self.is_open = is_open(spec.partitions)
-        self.expected = 0 if self.is_open else len(declared(spec.partitions))
-        self.watched = False
-        self.up, self.down = [], []
-
-    def link(self, states: dict[str, "AssetState"]) -> None:
-        """Tie this asset to its upstreams, and them to it."""
-        self.up = [Link(states[dep.asset], isinstance(dep.mapping, All)) for dep in self.spec.deps]
-        for link in self.up:
-            link.other.down.append(Link(self, link.all_))
-            link.other.watched |= link.all_
-
-    def admits(self, partition: PartitionKey) -> bool:
-        return contains(self.spec.partitions, partition)
-
-    def set_version(self, cell: Cell, version: str | None, position: int) -> None:
-        """Give the cell a version (None: withdrawn), keeping sum, count and
-        order of change true.
-        """
-        self.forget_version(cell)
-        if version is not None:
-            cell.version = version
-            cell.hash = version_hash(self.spec.key, cell.partition, version)
-            self.total = (self.total + cell.hash) & _MASK
-            self.versions += 1
-            self.recent.pop(cell.partition, None)
-            self.recent[cell.partition] = position
-        cell.changed_at = position
-
-    def forget_version(self, cell: Cell) -> None:
-        if cell.version is not None:
-            self.total = (self.total - cell.hash) & _MASK
-            self.versions -= 1
-            cell.version = None
-            cell.hash = 0
-
-    def note_eff(self, cell: Cell) -> None:
-        """Remember a changed debt for `min_eff`; only assets with all-to-one consumers need it."""
-        if self.watched and cell.eff < NOTHING:
-            heappush(self._heap, (cell.eff, cell.partition))
-            if len(self._heap) > 2 * len(self.cells) + HEAP_SLACK:
-                self.rebuild_heap()
-
-    def rebuild_heap(self) -> None:
-        self._heap = [(c.eff, c.partition) for c in self.cells.values() if c.eff < NOTHING]
-        heapify(self._heap)
-
-    def min_eff(self) -> int:
-        """The oldest debt among all partitions, amortised O(log n): outdated entries are dropped
-        here.
-        """
-        heap = self._heap
-        while heap:
-            debt, partition = heap[0]
-            cell = self.cells.get(partition)
-            if cell is not None and cell.eff == debt:
-                return debt
-            heappop(heap)
+    up = link.up
+    if up.is_wall or not up.owes:
         return NOTHING
+    every = every or link.rule == "wait"
+    if (link.whole or link.last) and (every or up.versions == up.existing):
+        return up.min_owed()
+    rows = link.lane.reads(i, up.n)
+    if not every:
+        rows = [j for j in rows if j < up.n and up.there[j]]
+    return up.min_owed_of(rows)
 
 
-def link_eff(link: Link, partition: PartitionKey) -> int:
-    """What the upstream side of an edge has not yet absorbed; a wall has absorbed everything."""
-    upstream = link.other
-    if upstream.is_wall:
-        return NOTHING
-    if link.all_:
-        return upstream.min_eff()
-    cell = upstream.cells.get(partition)
-    return NOTHING if cell is None else cell.eff
+def upstream_owed(state: AssetState, i: int, *, every: bool = False) -> int:
+    """The oldest change any upstream of the row has not yet absorbed; see `link_owed`."""
+    return min((link_owed(link, i, every=every) for link in state.up), default=NOTHING)
 
 
-def upstream_eff(cell: Cell) -> int:
-    """The oldest change any upstream of the cell has not yet absorbed."""
-    return min((link_eff(link, cell.partition) for link in cell.home.up), default=NOTHING)
-
-
-def input_missing(link: Link, partition: PartitionKey) -> bool:
-    """Is there no value to read over this edge? All-to-one over a bounded upstream waits for all of
-    it.
+def is_lacking(link: Link, i: int) -> bool:
+    """Is an input missing over this edge? What reads all of something that grows is content with
+    one.
     """
-    upstream = link.other
-    if link.all_:
-        return upstream.versions == 0 or upstream.versions < upstream.expected
-    cell = upstream.cells.get(partition)
-    return cell is None or cell.version is None
+    up = link.up
+    if link.last:
+        return up.versions == 0
+    if link.whole:
+        return up.versions < max(1, up.expected if up.bounded else 1)
+    rows = link.lane.reads(i, up.n)
+    if len(rows) == 1 and rows[0] < up.n and up.there[rows[0]]:
+        return False
+    return up.count_of(rows) < link.lane.needed(i)
 
 
-def fingerprint(cell: Cell) -> int:
-    """The sum of the hashes of all versions the cell would consume now (DESIGN.md, appendix)."""
+def fingerprint(state: AssetState, i: int) -> int:
+    """The sum of the hashes of all versions the row would consume now (DESIGN.md, appendix)."""
     total = 0
-    for link in cell.home.up:
-        if link.all_:
-            total += link.other.total
-        else:
-            upstream = link.other.cells.get(cell.partition)
-            total += upstream.hash if upstream is not None else 0
-    return total & _MASK
+    for link in state.up:
+        total += link.up.total if link.whole else link.up.sum_of(link.reads(i))
+    return total & MASK
 
 
-def threshold(cell: Cell) -> int:
-    """The gate: a finite demand waits for all that was demanded, an unlimited
-    one for its own debt.
+def threshold(state: AssetState, i: int) -> int:
+    """What a gate waits for: a finite demand for all that was demanded, an unlimited one for its
+    own debt.
     """
-    return cell.demand if cell.home.is_wall and cell.demand else cell.owed
+    return state.demand.get(i) or state.owed[i] if state.is_wall else state.owed[i]
 
 
-def gate_open(cell: Cell) -> bool:
-    """Has everything the cell waits for arrived?"""
-    gate = threshold(cell)
-    return all(
-        not input_missing(link, cell.partition) and link_eff(link, cell.partition) > gate
-        for link in cell.home.up
-    )
-
-
-def must_run(cell: Cell) -> bool:
-    """Would a run now do something new: other inputs or code, nothing there,
-    or a wish to rebuild?
+def gate(state: AssetState, i: int) -> int:
+    """Has everything the row waits for arrived: SHUT, OPEN, or GAPS if only what may be missing
+    has not?
     """
+    limit = threshold(state, i)
+    found = OPEN
+    for link in state.up:
+        if link_owed(link, i) <= limit:
+            return SHUT
+        if is_lacking(link, i):
+            if link.rule == "wait":
+                return SHUT
+            found = GAPS
+    return found
+
+
+def due_us(state: AssetState, i: int) -> int:
+    """When a row may go on without what is missing: its deadline after its window is over, or after
+    the change it owes if that is later.
+    """
+    since = state.marks.at.get(state.owed[i], 0)
+    if state.calendar is not None:
+        since = max(since, state.calendar.end_us(i // state.stride))
+    late = (link.deadline_us for link in state.up if link.rule != "wait" and is_lacking(link, i))
+    return since + max(late, default=0)
+
+
+def must_run(state: AssetState, i: int) -> bool:
+    """Would a run now do something new: other inputs or code, nothing there, or a wish to
+    rebuild?
+    """
+    if not state.there[i] or i in state.forced:
+        return True
+    number = state.code[i]
     return (
-        cell.version is None
-        or cell.forced > 0
-        or cell.consumed is None
-        or cell.code != cell.home.spec.code_version
-        or cell.consumed != fingerprint(cell)
+        not number
+        or state.codes[number - 1] != state.spec.code_version
+        or state.consumed[i] != fingerprint(state, i)
     )
 
 
-def downstream(cell: Cell) -> Iterator[Cell]:
-    """The cells that read this one directly."""
-    for link in cell.home.down:
-        if link.all_:
-            yield from link.other.cells.values()
-        else:
-            other = link.other.cells.get(cell.partition)
-            if other is not None:
-                yield other
+def downstream(state: AssetState, i: int) -> Iterator[tuple[AssetState, int]]:
+    """The rows that read this one directly."""
+    for link in state.down:
+        for k in link.readers(i):
+            yield link.down, k

@@ -35,11 +35,14 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Runs:
-    """The projection: `live` by run id, `last` by asset partition, `counts` by outcome."""
+    """The projection: `live` by run id, `failed` by asset partition, `counts` by outcome.
+
+    `failed` holds what failed last and has not been built since.
+    """
 
     def __init__(self) -> None:
         self.live: dict[int, Run] = {}
-        self.last: dict[AssetPartition, Run] = {}
+        self.failed: dict[AssetPartition, Run] = {}
         self.counts: dict[Outcome, int] = {
             "succeeded": 0,
             "failed": 0,
@@ -54,7 +57,6 @@ class Runs:
             case RunStarted() as event:
                 run = Run(recorded.position, recorded.recorded_at, event)
                 self.live[run.run] = run
-                self._remember(run)
             case RunSucceeded(run=id_, duration_us=duration):
                 self._end(id_, "succeeded", recorded, duration)
             case RunFailed(run=id_, duration_us=duration, error=error, retry_at=retry_at):
@@ -80,19 +82,19 @@ class Runs:
             return  # the end of a run that had ended: refused, and already history
         self.counts[outcome] += 1
         self.run_us += duration_us
-        self._remember(
-            Run(
-                id_,
-                run.started_at,
-                run.event,
-                outcome,
-                recorded.position,
-                duration_us,
-                error,
-                retry_at,
-            )
+        ended = Run(
+            id_,
+            run.started_at,
+            run.event,
+            outcome,
+            recorded.position,
+            duration_us,
+            error,
+            retry_at,
         )
-
-    def _remember(self, run: Run) -> None:
         for target in run.event.targets:
-            self.last[AssetPartition(target.asset, target.partition)] = run
+            name = AssetPartition(target.asset, target.partition)
+            if outcome == "succeeded":
+                self.failed.pop(name, None)
+            elif outcome == "failed":
+                self.failed[name] = ended

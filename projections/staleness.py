@@ -1,9 +1,8 @@
 """Staleness: which asset partitions owe a change, which may run, and what that change is.
 
-The fold of DESIGN.md's appendix, event by event. Debts spread from a change to what newly owes
-(push); gates open as debts are paid, and whatever turns out equal is cut off without a run (pull).
-The cost of an event is the number of cells it moves, not the size of the graph.
-Invariant after each event: no cell is fresher than what it is made from, `eff(n) <= eff(u)`.
+The fold of DESIGN.md's appendix, event by event. The cost of an event is the number of rows it
+moves, not the size of the graph. Invariant after each event: no row is fresher than what it is made
+from, `owed(n) <= owed(u)`.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,29 +24,26 @@ from freshet.engine.events import (
     RunStarted,
     RunSucceeded,
     SourceChanged,
+    WindowsOpened,
 )
 from freshet.engine.graph import EMPTY, Graph
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
-from freshet.engine.partitions import declared
-from freshet.engine.specs import AssetSpec
-from freshet.projections.cells import (
-    NOTHING,
-    AssetState,
-    Cell,
-    Failure,
-    fingerprint,
-    upstream_eff,
-)
+from freshet.projections.cells import Cell, fingerprint, upstream_owed, version_hash
+from freshet.projections.columns import AssetState
 from freshet.projections.debts import Debts, Keepsake, belongs
+from freshet.projections.deployment import deploy, next_opening, open_by_time, pass_watermark
+from freshet.projections.marks import FRESH, NOTHING, Failure, Live
 
 
 class Staleness(Debts):
-    """The projection. Read `states`, `ready`, `retries`; only `apply` changes anything."""
+    """The projection. Read `states`, `ready`, `timed`; only `apply` changes anything."""
 
     def __init__(self) -> None:
         super().__init__()
         self.graph: Graph = EMPTY
-        self._runs: dict[int, list[Cell]] = {}
+        self.opens_at: int | None = None
+        """The moment (µs) at which the next window is over and comes into being."""
+        self._runs: dict[int, list[AssetPartition]] = {}
         self._folds: dict[type[Any], Callable[[Any, Recorded], None]] = {
             GraphDeployed: self._deployed,
             SourceChanged: self._observed,
@@ -63,6 +59,7 @@ class Staleness(Debts):
             Invalidated: self._invalidated,
             PartitionsAdded: self._partitions_added,
             PartitionsRemoved: self._partitions_removed,
+            WindowsOpened: self._windows_opened,
         }
 
     def apply(self, recorded: Recorded) -> None:
@@ -71,95 +68,144 @@ class Staleness(Debts):
         if fold is None:
             return
         self.position = recorded.position
+        self.marks.now = (recorded.position, recorded.recorded_at)
         fold(recorded.event, recorded)
         self.settle()
+        if self.times:
+            self.trim_times()
 
     def cell(self, asset: AssetKey, partition: PartitionKey) -> Cell | None:
-        """The cell of an asset partition that is defined and exists, or None."""
+        """The asset partition, if it is defined and exists."""
         state = self.states.get(asset)
-        return state.cells.get(partition) if state is not None else None
+        i = state.number(partition) if state is not None else None
+        if state is None or i is None or i >= state.n or not state.exists[i]:
+            return None
+        return Cell(state, i)
+
+    def made_at(self, asset: AssetKey, partition: PartitionKey) -> int:
+        """Position of the newest event that states its version, defined or not; 0 for none."""
+        cell = self.cell(asset, partition)
+        if cell is not None:
+            return cell.made_at if cell.there else 0
+        kept = self.attic.get(AssetPartition(asset, partition))
+        return kept.made_at if kept is not None else 0
 
     # --- changes of versions ------------------------------------------------------------------
 
     def _observed(self, event: SourceChanged | Observed, recorded: Recorded) -> None:
         state = self.states.get(event.asset)
-        if state is None or not state.admits(event.partition):
-            self._keep_unseen(event)
+        i = self._row_for(state, event.partition) if state is not None else None
+        if state is None or i is None:
+            self._keep_unseen(event, recorded)
             return
-        cell = state.cells.get(event.partition)
-        if event.data_version == ((cell.version or "") if cell is not None else ""):
+        there = i < state.n and state.there[i]
+        if not event.data_version:
+            if there:
+                self._withdraw(state, i, recorded)
+            return
+        found = version_hash(event.asset, event.partition, event.data_version)
+        if there and state.hash[i] == found:
+            state.made(i, recorded.position)
             return
         wave = self.wave_of(recorded)
-        if not event.data_version:
-            self._withdraw(state, event.partition, recorded.position, wave)
-            return
-        if cell is None:
-            cell = self.open(state, event.partition, wave)
-        state.set_version(cell, event.data_version, recorded.position)
-        self.touch_below(cell)
-        self.mark_below(cell, wave)
+        if i >= state.n or not state.exists[i]:
+            self.open(state, i, wave)
+        mark = wave if there else min(wave, state.owed[i])
+        state.made(i, recorded.position)
+        state.set_version(i, found, recorded.position)
+        self.touch(state, i)
+        # Marks touch; what they do not reach, because nothing is owed, need not be looked at.
+        self.mark_below(state, i, mark)
+        if state.is_source and state.windows is not None and state.windows.lateness_ms is not None:
+            pass_watermark(self, state, i, wave)
 
-    def _keep_unseen(self, event: SourceChanged | Observed) -> None:
-        """A version of what no definition admits now: no news yet, but a later
-        definition will ask.
+    def _row_for(self, state: AssetState, key: PartitionKey) -> int | None:
+        """The row of something that was seen; None if the definition does not let it in."""
+        i = state.number(key)
+        if i is None and state.adds_keys and state.grows and state.windows is None:
+            return state.number(key, add=True)
+        return i
+
+    def _keep_unseen(self, event: SourceChanged | Observed, recorded: Recorded) -> None:
+        """A version of what no definition admits now: no news yet, but a later definition will
+        ask.
         """
         key = AssetPartition(event.asset, event.partition)
         if event.data_version:
-            self.attic[key] = Keepsake(event.data_version)
+            found = version_hash(event.asset, event.partition, event.data_version)
+            self.attic[key] = Keepsake(found, recorded.position)
         else:
             self.attic.pop(key, None)
 
-    def _withdraw(self, state: AssetState, key: PartitionKey, position: int, wave: int) -> None:
-        """A value is gone. An open definition loses the partition; a bounded one has it missing."""
-        cell = state.cells[key]
-        state.forget_version(cell)
-        cell.changed_at = position
-        self.touch_below(cell)
-        self.mark_below(cell, wave)
+    def _withdraw(self, state: AssetState, i: int, recorded: Recorded) -> None:
+        """A value is gone. A partition that only it brought into being goes; others have it
+        missing.
+        """
+        wave = self.wave_of(recorded)
+        state.forget_version(i)
+        state.made(i, recorded.position)
+        state.note_change(i, recorded.position)
+        self.touch(state, i)
+        self.mark_below(state, i, wave)
         if not state.is_source:
-            self.mark(cell, min(wave, upstream_eff(cell)))
-        elif state.is_open:
-            self.remove(cell, wave)
+            self.mark(state, i, min(wave, upstream_owed(state, i)))
+        elif not belongs(state, i):
+            self.remove(state, i, wave)
 
     def _materialized(self, event: Materialized, recorded: Recorded) -> None:
-        cell = self._live(event.run, event.asset, event.partition)
-        if cell is None:
+        name = AssetPartition(event.asset, event.partition)
+        if name not in self._runs.get(event.run, ()):
             return  # a late result of a run that has ended: history, but no news
-        if cell.gone:
-            self._end(cell, NOTHING)
+        cell = self._live(event.run, name)
+        if cell is None:
+            self.drop_ghost(name, event.run)  # it is gone: history, but no news
             return
-        changed = cell.version != event.data_version
-        cell.consumed = cell.pinned
-        cell.code = event.code_version
-        cell.started_at = cell.run
-        cell.failure = None
-        cell.forced = cell.forced if cell.forced > cell.run else 0
-        cell.demand = cell.demand if cell.demand > cell.run else 0
+        state, i = cell.home, cell.i
+        live = state.live[i]
+        found = version_hash(event.asset, event.partition, event.data_version)
+        first = not state.there[i]
+        changed = first or state.hash[i] != found
+        state.consumed[i] = live.pinned
+        state.code[i] = state.code_number(event.code_version)
+        state.started_at[i] = event.run
+        state.made(i, recorded.position)
+        state.failures.pop(i, None)
+        for wishes in (state.forced, state.demand):
+            if wishes.get(i, event.run) <= event.run:
+                wishes.pop(i, None)
         if changed:
-            cell.home.set_version(cell, event.data_version, recorded.position)
+            state.set_version(i, found, recorded.position)
         # Those below owe what a run pays, so they will look; but nobody owes a wall's debt, nor
-        # that of a run whose reason went away between the decision and its start.
-        unexpected = cell.home.is_wall or cell.running == NOTHING
-        self._end(cell, cell.next)
+        # that of a run whose reason went away between the decision and its start; and who went on
+        # without this partition may owe nothing.
+        unexpected = state.is_wall or live.paying == NOTHING
+        self._end(state, i, live.next)
         if changed and unexpected:
-            self.mark_below(cell, self.wave_of(recorded))
+            self.mark_below(state, i, self.wave_of(recorded))
+        elif first:
+            self.mark_below(state, i, live.paying)
 
     # --- runs ---------------------------------------------------------------------------------
 
     def _started(self, event: RunStarted, recorded: Recorded) -> None:
-        cells = []
+        names = []
         for target in event.targets:
             cell = self.cell(target.asset, target.partition)
-            if cell is None or cell.running is not None:
+            if cell is None or cell.running:
                 continue
-            cell.running = cell.owed
-            cell.run = recorded.position
-            cell.next = upstream_eff(cell)
-            cell.pinned = fingerprint(cell)
-            cell.pinned_code = target.code_version
-            self.touched[cell] = None
-            cells.append(cell)
-        self._runs[recorded.position] = cells
+            state, i = cell.home, cell.i
+            live = Live(
+                recorded.position, state.owed[i], fingerprint(state, i), target.code_version
+            )
+            state.live[i] = live
+            self._set_next(live, upstream_owed(state, i))
+            self.touch(state, i)
+            state.cursor = i + 1
+            if state in self.ready:  # served last, so it comes last
+                del self.ready[state]
+                self.ready[state] = None
+            names.append(cell.key)
+        self._runs[recorded.position] = names
 
     def _succeeded(self, event: RunSucceeded, recorded: Recorded) -> None:
         self._restore(event.run, None)
@@ -174,139 +220,107 @@ class Staleness(Debts):
         self._restore(event.run, None)
 
     def _restore(self, run: int, failed: tuple[int, int | None] | None) -> None:
-        """End a run for the cells it did not materialize: each owes again what
-        it set out to pay.
-        """
-        for cell in self._runs.pop(run, ()):
-            if cell.run != run or cell.running is None:
+        """End a run for the rows it did not materialize: each owes again what it set out to pay."""
+        for name in self._runs.pop(run, ()):
+            cell = self._live(run, name)
+            if cell is None:
+                self.drop_ghost(name, run)
                 continue
-            if failed is not None:
-                position, retry_at = failed
-                tried = (cell.pinned, cell.pinned_code)
-                before = cell.failure
+            state, i = cell.home, cell.i
+            live = state.live[i]
+            if failed is not None and state.forced.get(i, 0) < run:
+                # (a wish made during the run outlives its failure)
+                before = state.failures.get(i)
+                tried = (live.pinned, live.pinned_code)
                 again = before is not None and (before.fingerprint, before.code_version) == tried
                 attempt = before.attempt + 1 if before is not None and again else 1
-                if cell.forced < run:  # a wish made during the run outlives its failure
-                    cell.failure = Failure(position, attempt, *tried, retry_at)
-            self._end(cell, cell.running)
+                state.failures[i] = Failure(failed[0], attempt, *tried, failed[1])
+            self._end(state, i, live.paying)
 
-    def _end(self, cell: Cell, owed: int) -> None:
-        """The live run of this cell is over; it owes `owed` from here on."""
-        cell.running = None
-        cell.next = NOTHING
-        cell.owed = owed
-        if cell.gone:
-            self.ghosts.pop(cell.key, None)
-            return
-        cell.home.note_eff(cell)
-        self.touched[cell] = None
-        self.touch_below(cell)
+    def _end(self, state: AssetState, i: int, owed: int) -> None:
+        """The live run of this row is over; it owes `owed` from here on."""
+        live = state.live.pop(i)
+        state.owe(i, owed)
+        self._set_next(live, NOTHING)
+        self.touch(state, i)
+        self.touch_below(state, i)
 
-    def _live(self, run: int, asset: AssetKey, partition: PartitionKey) -> Cell | None:
-        for cell in self._runs.get(run, ()):
-            if cell.key == (asset, partition) and cell.run == run and cell.running is not None:
-                return cell
-        return None
+    def _live(self, run: int, name: AssetPartition) -> Cell | None:
+        cell = self.cell(*name)
+        return cell if cell is not None and cell.run == run else None
 
     # --- wishes -------------------------------------------------------------------------------
 
     def _demanded(self, event: Demanded, recorded: Recorded) -> None:
-        for cell in self._targets(event.targets, recorded):
-            cell.demand = recorded.position
+        if event.bulk:
+            self.bulk.add(recorded.position)
+        for state, i in self._targets(event.targets, recorded, force=event.force):
+            state.demand[i] = recorded.position
 
     def _invalidated(self, event: Invalidated, recorded: Recorded) -> None:
-        for _ in self._targets(event.targets, recorded):
-            pass
+        self._targets(event.targets, recorded, force=True)
 
-    def _targets(self, targets: Iterable[AssetPartition], recorded: Recorded) -> list[Cell]:
-        """Make these cells owe a rebuild even from equal inputs; failures are forgiven."""
-        self.remember(recorded)
-        cells = []
+    def _targets(
+        self, targets: Iterable[AssetPartition], recorded: Recorded, *, force: bool
+    ) -> list[tuple[AssetState, int]]:
+        """Make these rows owe a rebuild, with `force` even from equal inputs; failures are
+        forgiven.
+        """
+        rows = []
         for asset, partition in targets:
             state = self.states.get(asset)
-            if state is None or state.is_source or not state.admits(partition):
+            i = None
+            if state is not None and not state.is_source:
+                i = state.number(partition, add=state.adds_keys)
+            if state is None or i is None:
                 continue
-            cell = state.cells.get(partition)
-            if cell is None:
-                cell = self.open(state, partition, recorded.position)
-                cell.explicit = True
-            cell.forced = recorded.position
-            cell.failure = None
-            self.mark(cell, min(recorded.position, upstream_eff(cell)))
-            self.touched[cell] = None
-            cells.append(cell)
-        return cells
+            if i >= state.n or not state.exists[i]:
+                self.open(state, i, recorded.position)
+                state.explicit.add(i)
+            if not force and state.state[i] == FRESH:
+                continue
+            if force:
+                state.forced[i] = recorded.position
+            state.failures.pop(i, None)
+            self.mark(state, i, min(recorded.position, upstream_owed(state, i)))
+            rows.append((state, i))
+        return rows
 
     def _demand_cancelled(self, event: DemandCancelled, recorded: Recorded) -> None:
-        for state in self.states.values():
-            for cell in state.cells.values():
-                if cell.demand == event.demand:
-                    cell.demand = 0
-                    cell.forced = 0 if cell.forced == event.demand else cell.forced
-                    self.touched[cell] = None
+        for state in self.order:
+            for i in [i for i, demand in state.demand.items() if demand == event.demand]:
+                del state.demand[i]
+                if state.forced.get(i) == event.demand:
+                    del state.forced[i]
+                self.touch(state, i)
 
     # --- partitions ---------------------------------------------------------------------------
 
     def _partitions_added(self, event: PartitionsAdded, recorded: Recorded) -> None:
-        self.remember(recorded)
         state = self.states.get(event.asset)
-        if state is not None:
-            for key in filter(state.admits, event.keys):
-                self.open(state, key, recorded.position).explicit = True
+        for key in event.keys if state is not None else ():
+            assert state is not None
+            i = state.number(key, add=True)
+            if i is not None:
+                self.open(state, i, recorded.position)
+                state.explicit.add(i)
 
     def _partitions_removed(self, event: PartitionsRemoved, recorded: Recorded) -> None:
         state = self.states.get(event.asset)
-        if state is not None and state.is_open:
-            for cell in [state.cells[key] for key in event.keys if key in state.cells]:
-                self.remove(cell, self.wave_of(recorded))
+        if state is not None and state.grows:
+            for key in event.keys:
+                i = state.number(key)
+                if i is not None and i < state.n and state.exists[i]:
+                    self.remove(state, i, self.wave_of(recorded))
 
-    # --- definitions --------------------------------------------------------------------------
+    def _windows_opened(self, event: WindowsOpened, recorded: Recorded) -> None:
+        self.now_us = max(self.now_us, event.until)
+        for state in self.order:
+            if state.calendar is not None:
+                open_by_time(self, state, recorded.position)
+        self.opens_at = next_opening(self)
 
     def _deployed(self, event: GraphDeployed, recorded: Recorded) -> None:
-        old = self.graph
-        self.graph = Graph.build(event.assets)
-        self.remember(recorded)
-        for key in [key for key in self.states if key not in self.graph.specs]:
-            for cell in self.states.pop(key).cells.values():
-                self.retire(cell)
-        states = {}
-        for key, spec in self.graph.specs.items():
-            states[key] = self.states.get(key) or AssetState(spec)
-            states[key].define(spec)
-        self.states = states
-        for state in states.values():
-            state.link(states)
-        for key, state in states.items():
-            self._redefine(state, old.specs.get(key), recorded.position)
-
-    def _redefine(self, state: AssetState, before: AssetSpec | None, position: int) -> None:
-        """Fit the cells to the new definition (upstreams first), and let those
-        that changed owe it.
-        """
-        spec = state.spec
-        for cell in [cell for cell in state.cells.values() if not belongs(cell)]:
-            self.remove(cell, position)
-        keys = dict.fromkeys(declared(spec.partitions))
-        if spec.is_source:
-            kept = [name.partition for name in self.attic if name.asset == spec.key]
-            keys.update(dict.fromkeys(filter(state.admits, kept)))
-        for link in state.up:
-            if not link.all_ and state.is_open:
-                keys.update(dict.fromkeys(key for key in link.other.cells if state.admits(key)))
-        for key in keys:
-            self.open(state, key, position)
-        state.rebuild_heap()
-        changed = before is None or _staleness_part(before) != _staleness_part(spec)
-        for cell in state.cells.values():
-            if not spec.is_source:
-                self.mark(
-                    cell, min(position, upstream_eff(cell)) if changed else upstream_eff(cell)
-                )
-            self.touched[cell] = None
-
-
-def _staleness_part(spec: AssetSpec) -> tuple[object, ...]:
-    """The part of a definition that decides staleness; the rest (owner, tags
-    …) is only metadata.
-    """
-    return (spec.kind, spec.deps, spec.partitions, spec.code_version, spec.policy)
+        old, self.graph = self.graph, Graph.build(event.assets)
+        deploy(self, old, self.graph, recorded)
+        self.opens_at = next_opening(self)

@@ -50,5 +50,5 @@ class View:
         cell = self.staleness.cell(asset, partition)
         if cell is None:
             return 0
-        since = self.staleness.marked_at.get(min(cell.eff, cell.next))
+        since = self.staleness.marks.at.get(min(cell.owed, cell.next))
         return max(0, now_us - since) if since is not None else 0

@@ -5,6 +5,7 @@ a file, or a list, and does no I/O of its own.
 """
 
 from collections.abc import Generator
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -16,6 +17,8 @@ from freshet.engine.events import (
     Invalidated,
     Materialized,
     Observed,
+    PartitionsAdded,
+    PartitionsRemoved,
     Paused,
     Recorded,
     Resumed,
@@ -25,10 +28,11 @@ from freshet.engine.events import (
     RunSucceeded,
     SensorFailed,
     SourceChanged,
-    subject_of,
+    WindowsOpened,
     type_of,
 )
 from freshet.engine.keys import AssetPartition
+from freshet.engine.origins import subject_of
 from freshet.projections.causes import Blocker, Status
 from freshet.projections.view import View
 
@@ -77,22 +81,18 @@ def explain(
             steps.append(
                 Step(0, cause.position, "its code version is not the one it was built with")
             )
-    if status.blocker is not None or status.activity in ("failed", "retrying", "unwanted"):
+    if status.blocker is not None or status.activity in ("failed", "retrying", "unwanted", "held"):
         hint = yield from _held(status, steps)
-    version = view.catalog.version(*target)
     cell = view.staleness.cell(*target)
-    if cell is not None and cell.failure is not None and cell.running is None:
+    made_at = view.staleness.made_at(*target)
+    if cell is not None and cell.failure is not None and not cell.running:
         yield from _event(cell.failure.position, 0, steps)
-    if (
-        cell is not None
-        and cell.cut is not None
-        and cell.cut[1] > (version.position if version else 0)
-    ):
+    if cell is not None and cell.cut is not None and cell.cut[1] > made_at:
         text = f"the change at position {cell.cut[0]} was cut off: its inputs turned out equal"
         steps.append(Step(0, cell.cut[1], text))
         yield from _event(cell.cut[0], 1, steps)
-    if version is not None:
-        yield from _made(version.position, 0, steps)
+    if made_at:
+        yield from _made(made_at, 0, steps)
     lag_us = view.lag_us(*target, now_us)
     return Explanation(target, status, lag_us, view.position, tuple(steps), hint)
 
@@ -133,6 +133,13 @@ def describe(recorded: Recorded) -> str:
             return f"{scope} {verb}" + (f": {reason}" if reason else "")
         case SensorFailed(sensor=sensor, error=error):
             return f"{sensor} failed: {error}"
+        case WindowsOpened(until=until):
+            moment = datetime.fromtimestamp(until / 1_000_000, UTC).isoformat(" ", "seconds")
+            return f"windows over by {moment[:19]} UTC exist"
+        case PartitionsAdded(asset=asset, keys=keys) | PartitionsRemoved(asset=asset, keys=keys):
+            verb = "added to" if isinstance(event, PartitionsAdded) else "removed from"
+            more = f" and {len(keys) - MAX_BREADTH} more" if len(keys) > MAX_BREADTH else ""
+            return f"{', '.join(keys[:MAX_BREADTH])}{more} {verb} {asset}"
         case EngineStarted(version=version, pid=pid, host=host):
             return f"engine {version} started (pid {pid} on {host})"
         case EngineStopped(reason=reason):
@@ -164,6 +171,8 @@ def blocker_text(blocker: Blocker) -> str:
             return f"{name} is running (run {blocker.position})"
         case "queued":
             return f"{name} is ready and waits for its turn"
+        case "deadline":
+            return f"{name} waits for missing inputs until its deadline"
 
 
 def _held(status: Status, steps: list[Step]) -> Generator[int, Recorded | None, str]:
@@ -178,6 +187,9 @@ def _held(status: Status, steps: list[Step]) -> Generator[int, Recorded | None, 
     elif status.activity == "unwanted":
         steps.append(Step(0, 0, "waits: its policy is manual, and nobody has asked for it"))
         return f"freshet materialize {key}"
+    elif status.activity == "held":
+        steps.append(Step(0, 0, "waits: for missing inputs, until its deadline"))
+        return ""
     else:
         origin, what = key, "failed" if status.activity == "failed" else "retry"
     return {

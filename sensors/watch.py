@@ -15,7 +15,8 @@ from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from freshet.engine.events import SourceChanged
 from freshet.engine.keys import PartitionKey, partition_key_problem
-from freshet.engine.partitions import contains, describe
+from freshet.engine.partitions import describe
+from freshet.engine.spaces import contains
 from freshet.engine.specs import AssetSpec
 from freshet.sensors.pattern import Pattern
 from freshet.sensors.scan import SMALL_FILE_BYTES, Looked, Seen, look, peek, scan

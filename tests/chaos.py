@@ -27,16 +27,17 @@ from freshet.engine.events import (
 from freshet.engine.socket import Request, ask
 from freshet.engine.sqlite import SqliteReader
 from freshet.engine.stream import MAX_BATCH
+from freshet.projections.cells import cells_of, version_hash
 from freshet.projections.view import View
 
 PROJECT = """
 import freshet as fr
 
-flights = fr.source("flights", partitions=fr.daily("2024-01-01"))
+flights = fr.source("flights", partitions=fr.daily("2024-01-01", opens="data"))
 ticks = fr.source("ticks")
 
 
-@fr.asset(partitions=fr.daily("2024-01-01"))
+@fr.asset(partitions=fr.daily("2024-01-01", opens="data"))
 def delays(flights: str) -> str:
     return flights.upper()
 
@@ -217,12 +218,13 @@ class Chaos:
 
     def unfinished(self, view: View) -> list[str]:
         """What a view lacks to be the whole truth about the files that lie there."""
-        cells = [cell.key for s in view.staleness.states.values() for cell in s.cells.values()]
+        cells = [cell.key for s in view.staleness.states.values() for cell in cells_of(s)]
         found = [str(view.status(*key)) for key in cells]
         found = [text for text in found if "state='fresh'" not in text]
         for day, version in self.landed().items():
-            seen = view.catalog.version("flights", day)
-            if seen is None or seen.data_version != version:
+            cell = view.staleness.cell("flights", day)
+            seen = cell.home.hash[cell.i] if cell is not None else 0
+            if seen != version_hash("flights", day, version):
                 found.append(f"file of {day} unseen")
         return found + [f"run {run} is alive" for run in view.runs.live]
 

@@ -19,6 +19,7 @@ from freshet.engine.loop import Loop
 from freshet.engine.memory import MemoryStream
 from freshet.engine.policies import Eager
 from freshet.engine.stores.memory import MemoryStore
+from freshet.projections.catalog import Version
 from freshet.projections.causes import Status
 from freshet.projections.view import View
 
@@ -82,6 +83,11 @@ class Engine:
         found = self.view.status(*parse_asset_partition(name))
         assert found is not None, name
         return found
+
+    async def version(self, asset: str, partition: str = "") -> Version | None:
+        """The current version of an asset partition, defined or not, from the stream."""
+        position = self.view.staleness.made_at(asset, partition)
+        return Version.of(await self.stream.at(position)) if position else None
 
     async def history(self, after: int = 0) -> list[Recorded]:
         events: list[Recorded] = []

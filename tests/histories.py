@@ -9,15 +9,25 @@ import msgspec
 
 from freshet.engine import events as e
 from freshet.engine.keys import AssetPartition
-from freshet.engine.partitions import All, daily, default_mapping, mapping_problem, static
+from freshet.engine.mappings import All, Offset
+from freshet.engine.origins import cause_of
 from freshet.engine.policies import Eager, Manual
 from freshet.engine.reactor import decide
 from freshet.engine.specs import AssetSpec, Dependency
+from freshet.engine.windows import Windows
+from freshet.projections.cells import Cell
 from freshet.projections.view import View
+from tests.shapes import SHAPES, mappings_between, universe
 
-DAYS = ["2024-01-01", "2024-01-02", "2024-01-03"]
-SHAPES = [None, daily("2024-01-01"), daily("2024-01-01", end="2024-01-03"), static(["a", "b"])]
-KEYS = {0: [""], 1: DAYS, 2: DAYS[:2], 3: ["a", "b"]}
+KEYS_USED = 7
+"""Of each shape the first so many keys are used."""
+
+DAY_US = 86_400_000_000
+JANUARY_US = 1_704_067_200_000_000
+
+
+def keys_of(shape: object) -> list[str]:
+    return universe(shape)[:KEYS_USED]  # type: ignore[arg-type]  # one of SHAPES
 
 
 class History:
@@ -36,7 +46,7 @@ class History:
 
     def say(self, event: e.AnyEvent) -> e.Recorded:
         self.now += self.rng.choice([0, 1000, 50_000, 300_000])
-        recorded = e.Recorded(self.view.position + 1, self.now, event, e.cause_of(event))
+        recorded = e.Recorded(self.view.position + 1, self.now, event, cause_of(event))
         self.recorded.append(recorded)
         self.view.apply(recorded)
         return recorded
@@ -49,13 +59,18 @@ class History:
     def step(self) -> None:
         actions = [self.change] * 4 + [self.start] * 6 + [self.finish] * 6
         actions += [self.fail, self.wish, self.redeploy, self.abandon, self.decide_only]
+        actions += [self.pass_time]
         self.rng.choice(actions)()
 
     def change(self) -> None:
         sources = [spec for spec in self.specs if spec.is_source]
         spec = self.rng.choice(sources)
-        key = self.rng.choice(KEYS[SHAPES.index(spec.partitions)])
+        key = self.rng.choice(keys_of(spec.partitions))
         self.say(e.SourceChanged(spec.key, key, self.rng.choice(["1", "2", "3", ""])))
+
+    def pass_time(self) -> None:
+        """Windows are over: those that come into being by time do."""
+        self.say(e.WindowsOpened(JANUARY_US + self.rng.randrange(6) * DAY_US))
 
     def start(self) -> None:
         starts = decide(self.view, self.now, 1000).starts
@@ -75,7 +90,7 @@ class History:
         if live is not None:
             run, target = live
             cell = self.view.staleness.cell(target.asset, target.partition)
-            pinned = cell.pinned if cell is not None else 0
+            pinned = pinned_of(cell)
             self.succeed(run, target, self.content(target, pinned))
 
     def succeed(self, run: int, target: e.Target, version: str) -> None:
@@ -102,7 +117,7 @@ class History:
         if not assets:
             return
         spec = self.rng.choice(assets)
-        key = self.rng.choice(KEYS[SHAPES.index(spec.partitions)])
+        key = self.rng.choice(keys_of(spec.partitions))
         targets = (AssetPartition(spec.key, key),)
         if self.rng.random() < 0.3:
             self.say(e.Invalidated(targets))
@@ -156,13 +171,20 @@ class History:
             return AssetSpec(f"s{number}", "source", partitions=shape)
         deps = []
         for up in self.rng.sample(ups, min(len(ups), self.rng.choice([0, 1, 1, 2, 2, 3]))):
-            mapping = default_mapping(up.partitions, shape)
-            if mapping is None or self.rng.random() < 0.2:
-                mapping = All()
-            deps.append(Dependency(up.key, mapping))
+            mapping = self.rng.choice(mappings_between(up.partitions, shape))
+            rule = self.rng.choice(["", "", "", "skip"])
+            deps.append(Dependency(up.key, mapping, missing=rule))  # type: ignore[arg-type]  # a Missing
+        if isinstance(shape, Windows) and self.rng.random() < 0.3:
+            deps.append(Dependency(key, Offset(-1)))
         policy = Manual() if self.rng.random() < 0.15 else Eager()
         code = self.rng.choice(["x", "y"])
         return AssetSpec(key, deps=tuple(deps), partitions=shape, policy=policy, code_version=code)
+
+
+def pinned_of(cell: Cell | None) -> int:
+    """The inputs a live run of this partition was started with."""
+    live = cell.home.live.get(cell.i) if cell is not None else None
+    return live.pinned if live is not None else 0
 
 
 def _fitting(spec: AssetSpec, reshaped: AssetSpec) -> AssetSpec:
@@ -171,8 +193,8 @@ def _fitting(spec: AssetSpec, reshaped: AssetSpec) -> AssetSpec:
     """
     deps = tuple(
         Dependency(dep.asset, All())
-        if dep.asset == reshaped.key
-        and mapping_problem(dep.mapping, reshaped.partitions, spec.partitions)
+        if dep.asset == reshaped.key != spec.key
+        and dep.mapping not in mappings_between(reshaped.partitions, spec.partitions)
         else dep
         for dep in spec.deps
     )

@@ -9,9 +9,20 @@ from collections.abc import Iterator
 
 from freshet.engine import events as e
 from freshet.engine.graph import Graph
-from freshet.engine.partitions import All, contains, declared, is_open
+from freshet.engine.mappings import All, Last
 from freshet.engine.policies import Manual
-from freshet.engine.specs import AssetSpec
+from freshet.engine.specs import AssetSpec, Dependency
+from tests.shapes import (
+    admits,
+    brings,
+    does_bring,
+    grows,
+    open_ended,
+    reads,
+    time_part,
+    universe,
+    window_of,
+)
 
 INF = 1 << 62
 Key = tuple[str, str]
@@ -36,19 +47,28 @@ class Model:
         self.runs: dict[int, Key] = {}
         self.wave = (0, -INF)
         self.attic: dict[Key, tuple[str, Read | None, str]] = {}
+        self.now_us = 0
+        self.seen: dict[str, int] = {}
+        self.cache: dict[tuple[str, int, str], list[str]] = {}
 
     def is_wall(self, asset: str) -> bool:
         return self.specs[asset].is_source or isinstance(self.specs[asset].policy, Manual)
 
-    def ups(self, n: Key) -> Iterator[tuple[str, list[Key], bool]]:
-        """Edges of n: (upstream asset, its cells that n reads, all-to-one?)."""
-        for dep in self.specs[n[0]].deps if n[0] in self.specs else ():
-            every = isinstance(dep.mapping, All)
-            yield (
-                dep.asset,
-                [c for c in self.cells if c[0] == dep.asset and (every or c[1] == n[1])],
-                every,
-            )
+    def wanted(self, n: Key, number: int, dep: Dependency) -> list[Key]:
+        """What n depends on over one edge, existing or not; of all-to-one edges what exists."""
+        if isinstance(dep.mapping, All | Last):
+            return [c for c in self.cells if c[0] == dep.asset]
+        found = self.cache.get((n[0], number, n[1]))
+        if found is None:
+            up, down = self.specs[dep.asset].partitions, self.specs[n[0]].partitions
+            found = self.cache[n[0], number, n[1]] = reads(dep.mapping, up, down, n[1])
+        return [(dep.asset, key) for key in found]
+
+    def ups(self, n: Key) -> Iterator[tuple[Dependency, list[Key], list[Key]]]:
+        """Edges of n: the edge, all that n depends on, and what of it exists."""
+        for number, dep in enumerate(self.specs[n[0]].deps if n[0] in self.specs else ()):
+            wanted = self.wanted(n, number, dep)
+            yield dep, wanted, [c for c in wanted if c in self.cells]
 
     def downs(self, u: Key) -> list[Key]:
         return [n for n in self.cells if any(u in cells for _, cells, _ in self.ups(n))]
@@ -56,27 +76,45 @@ class Model:
     def eff(self, n: Key) -> int:
         return self.running.get(n, self.owed.get(n, INF))
 
-    def up_eff(self, n: Key) -> int:
+    def up_eff(self, n: Key, *, every: bool = False) -> int:
         effs = [
-            self.eff(c) for asset, cells, _ in self.ups(n) if not self.is_wall(asset) for c in cells
+            self.eff(c)
+            for dep, _, cells in self.ups(n)
+            if not self.is_wall(dep.asset)
+            for c in cells
+            if every or dep.missing in ("", "wait") or c in self.version
         ]
         return min(effs, default=INF)
 
     def fingerprint(self, n: Key) -> Read:
-        read = [
-            (c, self.version[c]) for _, cells, _ in self.ups(n) for c in cells if c in self.version
-        ]
+        read = []
+        for dep, _, cells in self.ups(n):
+            there = [c for c in cells if c in self.version]
+            if isinstance(dep.mapping, Last) and there:
+                order = universe(self.specs[dep.asset].partitions)
+                there = [max(there, key=lambda c: order.index(c[1]))]
+            read += [(c, self.version[c]) for c in there]
         return tuple(sorted(read))
 
-    def gate_open(self, n: Key) -> bool:
-        gate = self.demand[n] if self.is_wall(n[0]) and self.demand.get(n) else self.owed[n]
-        for asset, cells, every in self.ups(n):
-            there = sum(c in self.version for c in cells)
-            spec = self.specs[asset].partitions
-            needed = 1 if not every or is_open(spec) else len(declared(spec))
-            if there < max(needed, 1):
-                return False
-        return self.up_eff(n) > gate
+    def gate(self, n: Key) -> str:
+        """ "shut", "open", or "gaps" when only what may be missing is."""
+        limit = self.demand[n] if self.is_wall(n[0]) and self.demand.get(n) else self.owed[n]
+        found = "open"
+        if self.up_eff(n) <= limit:
+            return "shut"
+        for dep, wanted, _ in self.ups(n):
+            there = sum(c in self.version for c in wanted)
+            shape = self.specs[dep.asset].partitions
+            needed = len(wanted)
+            if open_ended(dep.mapping, shape):
+                needed = 1
+            elif isinstance(dep.mapping, All):
+                needed = len(universe(shape))
+            if there < needed:
+                if dep.missing in ("", "wait"):
+                    return "shut"
+                found = "gaps"
+        return found
 
     def must_run(self, n: Key) -> bool:
         return (
@@ -86,19 +124,27 @@ class Model:
         )  # fmt: skip
 
     def startable(self) -> tuple[set[Key], set[Key]]:
-        """(ready now, waiting for a retry time)"""
-        ready, retry = set(), set()
+        """(ready now, waiting for a time)"""
+        ready, timed = set(), set()
         for n in self.cells:
             wanted = not self.is_wall(n[0]) or self.demand.get(n)
             if n in self.running or self.owed.get(n, INF) == INF or not wanted:
                 continue
-            if self.gate_open(n) and self.must_run(n):
+            gate = self.gate(n)
+            if gate != "shut" and self.must_run(n):
                 tried, retry_at = self.failed.get(n, (None, None))
                 if tried != (self.fingerprint(n), self.specs[n[0]].code_version):
-                    ready.add(n)
+                    (ready if gate == "open" else timed).add(n)
                 elif retry_at is not None:
-                    retry.add(n)
-        return ready, retry
+                    timed.add(n)
+        return ready, timed
+
+    def state(self, n: Key) -> str:
+        if n not in self.version:
+            return "missing"
+        if self.specs[n[0]].is_source or (self.eff(n) == INF and n not in self.running):
+            return "fresh"
+        return "stale" if self.must_run(n) else "waiting"
 
     def mark(self, n: Key, w: int) -> None:
         if n in self.running:
@@ -114,13 +160,24 @@ class Model:
         now: set[Key] = set()
         before = self.cells
         for asset, spec in self.specs.items():
-            keys = set(declared(spec.partitions)) | {k for a, k in self.explicit if a == asset}
-            if is_open(spec.partitions):
+            shape = spec.partitions
+            keys = {k for a, k in self.explicit if a == asset}
+            keys |= set() if grows(shape) else set(universe(shape))
+            if grows(shape):
                 if spec.is_source:
                     keys |= {k for a, k in [*self.version, *self.attic] if a == asset}
-                ups = [d.asset for d in spec.deps if not isinstance(d.mapping, All)]
-                keys |= {k for a, k in now if a in ups}
-            now |= {(asset, k) for k in keys if contains(spec.partitions, k)}
+                keys |= self.over(spec)
+                for dep in spec.deps:
+                    above = [k for a, k in now if a == dep.asset]
+                    theirs = self.specs[dep.asset].partitions
+                    possible = {*universe(shape), *above, *(k for a, k in before if a == asset)}
+                    possible |= {part for up in above for part in up.split("|")}
+                    for k in possible:
+                        if admits(shape, k) and any(
+                            brings(dep.mapping, theirs, shape, k, up) for up in above
+                        ):
+                            keys.add(k)
+            now |= {(asset, k) for k in keys if admits(shape, k)}
         for gone in before - now:
             for d in self.downs(gone) if gone[0] in self.specs else []:
                 self.mark(d, w)
@@ -154,7 +211,24 @@ class Model:
                 if n in self.running and not self.is_wall(asset):
                     for d in self.downs(n):
                         self.mark(d, self.running[n])
-                self.mark(n, min(w, self.up_eff(n)))
+                self.mark(n, min(w, self.up_eff(n, every=True)))
+
+    def over(self, spec: AssetSpec) -> set[str]:
+        """The windows that time or an event time has closed."""
+        part = time_part(spec.partitions)
+        if part is None or part.opens != "time":
+            return set()
+        until = self.now_us
+        if part.lateness_ms is not None:
+            if not spec.is_source or spec.key not in self.seen:
+                return set()
+            until = self.seen[spec.key] - part.lateness_ms * 1000
+        elif any(
+            does_bring(dep.mapping, spec.partitions) and dep.asset != spec.key for dep in spec.deps
+        ):
+            return set()
+        shape = spec.partitions
+        return {k for k in universe(shape) if window_of(shape, k)[1] <= until}
 
     def settle(self) -> None:
         moved = True
@@ -163,7 +237,8 @@ class Model:
             for n in self.cells:
                 if n in self.running or self.owed.get(n, INF) == INF or self.specs[n[0]].is_source:
                     continue
-                if self.gate_open(n) and not self.must_run(n) and self.owed[n] != self.up_eff(n):
+                shut = self.gate(n) == "shut"
+                if not shut and not self.must_run(n) and self.owed[n] != self.up_eff(n):
                     self.owed[n], moved = self.up_eff(n), True
                     self.failed.pop(n, None)
 
@@ -174,14 +249,18 @@ class Model:
                 e.SourceChanged(asset=a, partition=k, data_version=v)
                 | e.Observed(asset=a, partition=k, data_version=v)
             ):
-                if a not in self.specs or not contains(self.specs[a].partitions, k):
+                if a not in self.specs or not admits(self.specs[a].partitions, k):
                     self.attic.pop((a, k), None)
                     if v:
                         self.attic[a, k] = (v, None, "")
                 elif v != self.version.get((a, k), ""):
                     self.change((a, k), v or None, self.wave_of(recorded))
             case e.GraphDeployed():
+                self.now_us = max(self.now_us, recorded.recorded_at)
                 self.deploy(p, event)
+            case e.WindowsOpened(until=until):
+                self.now_us = max(self.now_us, until)
+                self.exist(p)
             case e.RunStarted(targets=(target,)):
                 n = (target.asset, target.partition)
                 if n in self.cells and n not in self.running:
@@ -204,7 +283,7 @@ class Model:
                     if (
                         n[0] in self.specs
                         and not self.specs[n[0]].is_source
-                        and contains(self.specs[n[0]].partitions, n[1])
+                        and admits(self.specs[n[0]].partitions, n[1])
                     ):
                         if n not in self.cells:
                             self.explicit.add(n)
@@ -231,6 +310,7 @@ class Model:
         self.version.pop(n, None)
         if v is not None:
             self.version[n] = v
+            self.see(n)
         self.exist(w)
         for d in below + self.downs(n):
             if d in self.cells:
@@ -238,11 +318,16 @@ class Model:
         if v is None and n in self.cells and not self.specs[n[0]].is_source:
             self.mark(n, min(w, self.up_eff(n)))
 
+    def see(self, n: Key) -> None:
+        shape = self.specs[n[0]].partitions
+        if self.specs[n[0]].is_source and time_part(shape) is not None:
+            self.seen[n[0]] = max(self.seen.get(n[0], 0), window_of(shape, n[1])[0])
+
     def finish(self, recorded: e.Recorded, run: int, n: Key, v: str) -> None:
         paid = self.running.pop(n)
         if n not in self.cells:
             return
-        changed = self.version.get(n) != v
+        changed, first = self.version.get(n) != v, n not in self.version
         self.consumed[n], self.code[n] = self.pinned[n]
         self.version[n], self.owed[n] = v, self.next[n]
         self.failed.pop(n, None)
@@ -250,15 +335,22 @@ class Model:
             if table.get(n, 0) < run:
                 table.pop(n, None)
         if changed and (self.is_wall(n[0]) or paid == INF):
-            w = self.wave_of(recorded)
-            for d in self.downs(n):
-                self.mark(d, w)
+            paid = self.wave_of(recorded)
+        elif not first:
+            return
+        for d in self.downs(n):
+            self.mark(d, paid)
 
     def deploy(self, p: int, event: e.GraphDeployed) -> None:
         old, self.specs = (
             self.specs,
             dict(Graph.build(event.assets).specs.items()),
         )
+        self.cache = {}
+        kept = [n for n in [*self.version, *self.attic] if n[0] in self.specs]
+        for n in kept:
+            if self.specs[n[0]].is_source and admits(self.specs[n[0]].partitions, n[1]):
+                self.see(n)
         self.exist(p)
 
         def part(s: AssetSpec | None) -> object:

@@ -58,7 +58,7 @@ async def beside(*bad: fr.Asset | fr.Source) -> AsyncIterator[Engine]:
 
 
 async def value(e: Engine, asset: str) -> object:
-    version = e.view.catalog.version(asset, "")
+    version = await e.version(asset, "")
     assert version is not None
     return e.store.load(AssetPartition(asset, ""), version.data_version, None)
 
@@ -152,7 +152,7 @@ async def test_a_value_of_another_type_than_promised_is_refused() -> None:
             assert failed.error == (
                 f"'{asset.key}' should return {words[0]} but returned {words[1]}"
             )
-            assert e.view.catalog.version(asset.key, "") is None
+            assert (await e.version(asset.key, "")) is None
 
 
 async def test_a_value_that_cannot_be_stored_is_refused() -> None:
@@ -228,7 +228,7 @@ async def test_a_thread_that_hangs_is_given_up_and_its_late_result_never_publish
         monkeypatch.undo()
         await e.settled()
         assert e.stream.head == at
-        assert e.view.catalog.version("hangs", "") is None
+        assert (await e.version("hangs", "")) is None
         version = digest([b".txt", b"too late"])
         assert not e.store.has(AssetPartition("hangs", ""), version)
         assert e.loop.runner.left_behind == 1

@@ -29,6 +29,7 @@ from freshet.engine.events import (
 from freshet.engine.keys import AssetPartition
 from freshet.engine.reactor import decide
 from freshet.engine.specs import AssetSpec, Dependency
+from freshet.projections.cells import cells_of, downstream
 from freshet.projections.view import View
 from freshet.projections.why import Explanation, Step, explain
 from tests.engine import Engine, engine
@@ -57,7 +58,7 @@ def diamond() -> list[fr.Asset | fr.Source]:
 
 
 async def value(e: Engine, asset: str, partition: str = "") -> object:
-    version = e.view.catalog.version(asset, partition)
+    version = await e.version(asset, partition)
     assert version is not None
     return e.store.load(AssetPartition(asset, partition), version.data_version, None)
 
@@ -308,7 +309,7 @@ async def test_a_removed_asset_is_an_orphan_and_returns_without_a_rebuild() -> N
         await e.quiet()
         assert e.view.status("bottom", "") is None
         assert "bottom" in e.view.catalog.removed
-        assert e.view.catalog.version("bottom", "") is not None
+        assert (await e.version("bottom", "")) is not None
         await e.say(full)
         await e.quiet()
         assert e.status("bottom").state == "fresh"
@@ -396,11 +397,7 @@ def test_verdicts_come_from_versions_not_from_clocks(seed: int) -> None:  # D14
         for r in history.recorded:
             view.apply(Recorded(r.position, r.recorded_at + shift, r.event, r.cause))
         verdicts.append(
-            [
-                str(view.status(*c.key))
-                for s in view.staleness.states.values()
-                for c in s.cells.values()
-            ]
+            [str(view.status(*c.key)) for s in view.staleness.states.values() for c in cells_of(s)]
         )
     assert verdicts[0] == verdicts[1] == verdicts[2]
 
@@ -413,16 +410,13 @@ def test_impact_is_what_really_goes_stale(seed: int) -> None:  # D5
     history = History(random.Random(seed), 8)
     view = history.view
     for state in [s for s in view.staleness.states.values() if s.is_source]:
-        key = next(iter(state.cells), None)
-        if key is None:
+        first = next(cells_of(state), None)
+        if first is None:
             continue
+        key = first.partition
         history.now += 10_000_000
         history.say(SourceChanged(state.spec.key, key, f"new{history.now}"))
-        owing = {
-            s.spec.key
-            for s in view.staleness.states.values()
-            if any(cell.eff < 1 << 62 for cell in s.cells.values())
-        }
+        owing = {s.spec.key for s in view.staleness.states.values() if s.owes}
         reached = {state.spec.key}
         for here in [
             state,
@@ -430,9 +424,10 @@ def test_impact_is_what_really_goes_stale(seed: int) -> None:  # D5
         ]:
             if here.spec.key in reached and (here is state or not here.is_wall):
                 reached |= {
-                    link.other.spec.key
-                    for link in here.down
-                    if any(link.all_ or k == key for k in link.other.cells)
+                    below.spec.key
+                    for cell in cells_of(here)
+                    if here is not state or cell.partition == key
+                    for below, _ in downstream(here, cell.i)
                 }
         assert reached - {state.spec.key} <= owing
 
@@ -621,7 +616,7 @@ async def test_what_is_skipped_is_listed_with_its_reason() -> None:  # L3
         assert steps[0].text == (
             f"the change at position {changed} was cut off: its inputs turned out equal"
         )
-        made = e.view.catalog.version("parity", "")
+        made = await e.version("parity", "")
         assert made is not None
         assert steps[0].position == made.position
         assert steps[1].text == "s changed to 3"

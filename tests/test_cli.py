@@ -21,7 +21,7 @@ from freshet.engine.sqlite import SqliteReader
 PROJECT = '''
 import freshet as fr
 
-flights = fr.source("landing/flights", partitions=fr.daily("2024-01-01"), owners=["ops"])
+flights = fr.source("landing/flights", partitions=fr.daily("2024-01-01", opens="data"), owners=["ops"])
 
 
 @fr.asset(partitions=fr.daily("2024-01-01"), group="daily", tags={"tier": "gold"})

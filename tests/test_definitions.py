@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 import freshet as fr
-from freshet.engine.assets import element_annotation, takes_mapping
+from freshet.engine.assets import element_annotation
 from freshet.engine.codeversion import code_version
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError
 from freshet.engine.graph import Graph
 from freshet.engine.keys import asset_key
-from freshet.engine.partitions import All, contains, declared
+from freshet.engine.mappings import All, is_many
 from freshet.engine.policies import Manual
+from freshet.engine.spaces import contains, keys_of
 from freshet.engine.specs import AssetSpec, Dependency
 
 flights = fr.source("landing/flights", partitions=fr.daily("2024-01-01"))
@@ -106,8 +107,8 @@ def bad_star(*values: int) -> int:
             "no parameter of that name",
         ),
         (lambda: fr.Project([upstream], slots=0), "slots=0"),
-        (lambda: fr.daily("January"), "is no date"),
-        (lambda: fr.daily("2024-01-02", end="2024-01-02"), "contain no day"),
+        (lambda: fr.daily("January"), "is no local date"),
+        (lambda: fr.daily("2024-01-02", end="2024-01-02"), "contain no window"),
         (lambda: fr.static([]), "at least one key"),
         (lambda: fr.static(["a", "a"]), "twice"),
         (lambda: fr.static("abc"), "takes? a list"),
@@ -241,8 +242,8 @@ def test_partitions_that_do_not_fit_need_a_mapping() -> None:
     )(daily_on_letters)
     (dependency,) = fr.Project([letters, fitting]).graph.specs["daily_on_letters"].deps
     assert dependency.mapping == All()
-    assert takes_mapping(All(), letters.spec.partitions)
-    assert not takes_mapping(All(), None)
+    assert is_many(All(), letters.spec.partitions, None)
+    assert not is_many(All(), None, None)
     assert element_annotation(dict[str, int]) is int
     assert element_annotation(int) is None
 
@@ -250,13 +251,12 @@ def test_partitions_that_do_not_fit_need_a_mapping() -> None:
 def test_daily_keys_are_days_from_the_start_up_to_the_end() -> None:
     """The end is exclusive; what is no day, or outside, is no key."""
     january = fr.daily("2024-01-01", end="2024-02-01")
-    keys = declared(january)
+    keys = list(keys_of(january))
     assert (len(keys), keys[0], keys[-1]) == (31, "2024-01-01", "2024-01-31")
     assert all(contains(january, key) for key in keys)
     for bad in ("2023-12-31", "2024-02-01", "2024-1-5", "2024-01-32", "", "yesterday", "20240105"):
         assert not contains(january, bad)
     assert contains(fr.daily("2024-01-01"), "2031-12-31")
-    assert declared(fr.daily("2024-01-01")) == ()
 
 
 @pytest.mark.parametrize(

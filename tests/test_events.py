@@ -37,16 +37,27 @@ from freshet.engine.events import (
     SourceChanged,
     Target,
     Unknown,
-    cause_of,
+    WindowsOpened,
     decode,
     encode,
-    subject_of,
     type_of,
 )
 from freshet.engine.keys import AssetPartition
-from freshet.engine.partitions import All, Daily, Static
+from freshet.engine.mappings import (
+    All,
+    Dimensions,
+    Last,
+    Offset,
+    Overlap,
+    Pair,
+    Table,
+    Trailing,
+)
+from freshet.engine.origins import cause_of, subject_of
+from freshet.engine.partitions import Dynamic, Product, Static
 from freshet.engine.policies import Manual
 from freshet.engine.specs import AssetSpec, Dependency
+from freshet.engine.windows import Windows
 
 GOLDEN = Path(__file__).parent / "golden" / "events-1.jsonl"
 
@@ -54,11 +65,11 @@ DAY = "2013-01-05"
 GRAPH = GraphDeployed(
     digest="9f2c",
     assets=(
-        AssetSpec("landing/flights", kind="source", partitions=Daily("2013-01-01")),
+        AssetSpec("landing/flights", kind="source", partitions=Windows("day", "2013-01-01")),
         AssetSpec(
             "delays",
             deps=(Dependency("landing/flights", parameter="flights"),),
-            partitions=Daily("2013-01-01", "2013-02-01"),
+            partitions=Windows("day", "2013-01-01", "2013-02-01"),
             code_version="c1",
             retries=3,
             retry_delay_ms=500,
@@ -72,6 +83,32 @@ GRAPH = GraphDeployed(
         ),
         AssetSpec("carriers", deps=(Dependency("delays", All()),), policy=Manual()),
         AssetSpec("regions", partitions=Static(("north", "süd"))),
+        AssetSpec(
+            "hours",
+            deps=(
+                Dependency("delays", Trailing(7), missing="skip", deadline_ms=60_000),
+                Dependency("hours", Offset(-1)),
+                Dependency("sales", Dimensions((Pair("", "day", Overlap()),))),
+                Dependency("regions", Table((("2024-01-01T00", ("north",)),))),
+                Dependency("customers", Last()),
+            ),
+            partitions=Windows(
+                "hour", "2024-01-01", None, "Europe/Berlin", 15, ("2024-01-01T03:15",), "data"
+            ),
+            batch=10,
+        ),
+        AssetSpec("customers", "source", partitions=Dynamic(by_arrival=False)),
+        AssetSpec(
+            "sales",
+            "source",
+            partitions=Product(
+                ("day", "region"),
+                (
+                    Windows("day", "2024-01-01", lateness_ms=3_600_000, format="%Y%m%d"),
+                    Static(("eu", "us")),
+                ),
+            ),
+        ),
     ),
 )
 
@@ -87,7 +124,11 @@ EVENTS: list[tuple[AnyEvent, str, int | None]] = [
             run=9,
             data_version="d1",
             code_version="c1",
-            inputs=(Input("delays", EVERY, "ab", 8, 31), Input("weather", "", "w1", 4)),
+            inputs=(
+                Input("delays", EVERY, "ab", 8, 31),
+                Input("weather", "", "w1", 4),
+                Input("hours", "2024-01-01T00..2024-01-01T23", "cd", 7, 22, 2, ("2024-01-01T05",)),
+            ),
             metadata={"rows": 16},
         ),
         "carriers",
@@ -112,10 +153,12 @@ EVENTS: list[tuple[AnyEvent, str, int | None]] = [
     (RunCancelled(9, "wrong month"), "run 9", 9),
     (RunAbandoned(9, "the daemon was killed"), "run 9", 9),
     (Demanded((AssetPartition("carriers"),), "by hand"), "carriers", None),
+    (Demanded((AssetPartition("delays", DAY),), "again", True, False), f"delays@{DAY}", None),
     (DemandCancelled(11), "", 11),
     (Invalidated((AssetPartition("delays", DAY), AssetPartition("carriers"))), "", None),
     (PartitionsAdded("customers", ("acme", "süd")), "customers", None),
     (PartitionsRemoved("customers", ("acme",)), "customers", None),
+    (WindowsOpened(1_357_000_000_000_000), "", None),
     (Paused("group:daily", "backfill", 1_357_000_000_000_000), "group:daily", None),
     (Resumed("group:daily"), "group:daily", None),
     (CursorMoved("files", {"a.csv": "12:34", "b.csv": None}), "files", None),

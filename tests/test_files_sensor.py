@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 PATIENCE_S = 60
 """Bound on a wait for something that comes within milliseconds on any machine that is not stuck."""
 
-flights = fr.source("flights", partitions=fr.daily("2024-01-01"))
+flights = fr.source("flights", partitions=fr.daily("2024-01-01", opens="data"))
 airlines = fr.source("airlines")
 
 

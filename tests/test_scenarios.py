@@ -143,14 +143,14 @@ async def test_s5_s6_a_change_during_a_run_leads_to_one_follow_up(idle_pass: boo
             await e.loop.act()
         world.value["a"] = "3"
         await e.demand("a")
-        while not e.view.catalog.version("a", "") or await e.runs(at) != ["a", "b", "a"]:
+        while not (await e.version("a", "")) or await e.runs(at) != ["a", "b", "a"]:
             await anyio.sleep(0)
         world.hold.pop("b").set()
         await e.quiet()
         # c flows on with the wave it owes while b follows up: nobody waits for upstreams to be
         # quiet
         assert await e.runs(at) == ["a", "b", "a", "c", "b", "c"]
-        version = e.view.catalog.version("b", "")
+        version = await e.version("b", "")
         assert version is not None
         key = fr.AssetPartition("b")
         assert e.store.load(key, version.data_version, str) == "b(a3())"
@@ -229,7 +229,7 @@ async def test_s18_staleness_names_the_direct_cause_and_the_distant_one() -> Non
         demanded = e.stream.head
         while not any(run.event.targets[0].asset == "b" for run in e.view.runs.live.values()):
             await anyio.sleep(0)
-        a = e.view.catalog.version("a", "")
+        a = await e.version("a", "")
         assert a is not None
         b, c = e.status("b"), e.status("c")
         assert (b.state, b.activity) == ("stale", "running")

@@ -13,7 +13,8 @@ from freshet.engine.events import (
     Target,
 )
 from freshet.engine.keys import AssetPartition
-from freshet.engine.partitions import All, daily
+from freshet.engine.mappings import All
+from freshet.engine.partitions import daily
 from freshet.engine.reactor import decide
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.projections.view import View

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from freshet.engine import events as e
 from freshet.engine.reactor import decide
-from freshet.projections.cells import NOTHING, Cell, fingerprint
+from freshet.projections.cells import Cell, downstream, fingerprint, version_hash
+from freshet.projections.cells import cells_of as rows_of
+from freshet.projections.marks import BULK, LIVE, NOTHING
 from freshet.projections.staleness import Staleness
 from freshet.projections.view import View
-from tests.histories import History
+from tests.histories import History, pinned_of
 from tests.model import INF, Model
 
 seeds = st.integers(0, 2**32)
@@ -20,9 +22,7 @@ sizes = st.integers(2, 8)
 
 def cells_of(staleness: Staleness) -> dict[tuple[str, str], Cell]:
     return {
-        (c.home.spec.key, c.partition): c
-        for s in staleness.states.values()
-        for c in s.cells.values()
+        (c.home.spec.key, c.partition): c for s in staleness.states.values() for c in rows_of(s)
     }
 
 
@@ -32,12 +32,42 @@ def agree(view: View, model: Model) -> None:
     cells = cells_of(view.staleness)
     assert set(cells) == model.cells
     for n, cell in cells.items():
-        seen = (cell.version, cell.eff, cell.running is not None)
-        assert seen == (model.version.get(n), model.eff(n), n in model.running), n
-        assert cell.running is None or cell.next == model.next[n], n
-    ready, retry = model.startable()
-    assert {tuple(c.key) for c in view.staleness.ready} == ready
-    assert {tuple(c.key) for c in view.staleness.retries} == retry
+        version = model.version.get(n)
+        hash_ = version_hash(*n, version) if version is not None else 0
+        assert (cell.home.hash[cell.i], cell.owed) == (hash_, model.eff(n)), n
+        assert (cell.there, cell.running) == (n in model.version, n in model.running), n
+        assert not cell.running or cell.next == model.next[n], n
+        status = view.status(*n)
+        assert status is not None
+        assert status.state == model.state(n), n
+    ready, timed = model.startable()
+    states = view.staleness.states.values()
+    listed = {tuple(Cell(s, i).key) for s in states for i in range(s.n) if s.ready[i]}
+    assert listed == ready
+    assert {tuple(c.key) for c in view.staleness.timed} == timed
+    true_to_itself(view.staleness)
+
+
+def true_to_itself(staleness: Staleness) -> None:
+    """Every count, sum and minimum that is kept equals the one counted anew."""
+    owed: Counter[int] = Counter()
+    for state in staleness.states.values():
+        rows = [c.i for c in rows_of(state)]
+        assert state.existing == len(rows)
+        assert state.versions == sum(state.there)
+        assert state.total == sum(state.hash) % (1 << 64)
+        assert state.sums is None or state.sums.between(0, state.n) == state.total
+        debts = Counter(state.owed[i] for i in rows if state.owed[i] < NOTHING)
+        assert state.owes == debts
+        assert state.min_owed() == min(debts, default=NOTHING)
+        owed.update(debts)
+        owed.update(live.next for live in state.live.values() if live.next < NOTHING)
+        kinds = Counter(state.ready)
+        assert state.ready_counts[LIVE] == kinds[LIVE]
+        assert state.ready_counts[BULK] == kinds[BULK]
+        assert (state in staleness.ready) == bool(kinds[LIVE] + kinds[BULK])
+    owed.update(g.paying for g in staleness.ghosts.values() if g.paying < NOTHING)
+    assert set(staleness.marks.at) == set(owed)
 
 
 def finish_everything(history: History) -> None:
@@ -51,8 +81,7 @@ def finish_everything(history: History) -> None:
             return
         for run in live:
             target = run.event.targets[0]
-            cell = history.view.staleness.cell(target.asset, target.partition)
-            pinned = cell.pinned if cell is not None else 0
+            pinned = pinned_of(history.view.staleness.cell(target.asset, target.partition))
             history.succeed(run.run, target, history.content(target, pinned))
     raise AssertionError("it never comes to rest")
 
@@ -88,9 +117,9 @@ def test_at_rest_all_is_fresh_and_right_or_blocked_with_a_name(
             continue
         status = history.view.status(*cell.key)
         assert status is not None
-        if cell.eff == NOTHING:
+        if cell.owed == NOTHING:
             assert status.state == "fresh"
-            assert cell.consumed == fingerprint(cell)
+            assert cell.consumed == fingerprint(cell.home, cell.i)
             assert cell.code == cell.home.spec.code_version
         elif cell.home.is_wall and not cell.demand:
             assert status.state in ("stale", "missing", "waiting")
@@ -107,14 +136,14 @@ def test_one_change_touches_only_descendants(seed: int, size: int, steps: int) -
     for _ in range(steps):
         history.step()
     finish_everything(history)
-    before = {n: c.eff for n, c in cells_of(history.view.staleness).items()}
+    before = {n: c.owed for n, c in cells_of(history.view.staleness).items()}
     history.now += 10_000_000
     history.change()
     changed = history.recorded[-1].event
     assert isinstance(changed, e.SourceChanged)
     below = history.view.staleness.graph.descendants(changed.asset) | {changed.asset}
     for n, cell in cells_of(history.view.staleness).items():
-        assert n[0] in below or cell.eff == before[n]
+        assert n[0] in below or cell.owed == before[n]
 
 
 @settings(max_examples=100, deadline=None)
@@ -126,10 +155,13 @@ def test_an_equal_version_touches_nothing(seed: int, size: int, steps: int) -> N
         history.step()
     staleness = history.view.staleness
     for n, cell in cells_of(staleness).items():
-        if cell.home.is_source and cell.version is not None:
-            before = {m: (c.eff, c.next, c.version) for m, c in cells_of(staleness).items()}
-            history.say(e.SourceChanged(n[0], n[1], cell.version))
-            assert before == {m: (c.eff, c.next, c.version) for m, c in cells_of(staleness).items()}
+        if cell.home.is_source and cell.there:
+            said = [r.event for r in history.recorded if isinstance(r.event, e.SourceChanged)]
+            version = next(v.data_version for v in reversed(said) if (v.asset, v.partition) == n)
+            before = {m: (c.owed, c.next, c.changed_at) for m, c in cells_of(staleness).items()}
+            history.say(e.SourceChanged(n[0], n[1], version))
+            after = {m: (c.owed, c.next, c.changed_at) for m, c in cells_of(staleness).items()}
+            assert before == after
 
 
 @settings(max_examples=400, deadline=None)
@@ -164,7 +196,7 @@ def test_no_cell_starves_under_steady_change(seed: int, size: int) -> None:  # X
     finish_everything(history)
     view = history.view
     source = next(s for s in view.staleness.states.values() if s.is_source)
-    cell = next(iter(source.cells.values()), None)
+    cell = next(rows_of(source), None)
     if cell is None:
         return
     runs: Counter[tuple[str, str]] = Counter()
@@ -181,10 +213,9 @@ def test_no_cell_starves_under_steady_change(seed: int, size: int) -> None:  # X
                 history.succeed(run.run, target, f"{target.asset}{run.run}")
     reached = [cell]
     for here in reached:
-        for link in here.home.down:
-            for other in link.other.cells.values():
-                same = link.all_ or other.partition == here.partition
-                blocked = (s := view.status(*other.key)) is not None and s.activity == "blocked"
-                if same and not other.home.is_wall and other not in reached and not blocked:
-                    reached.append(other)
+        for home, i in downstream(here.home, here.i):
+            other = Cell(home, i)
+            blocked = (s := view.status(*other.key)) is not None and s.activity == "blocked"
+            if not home.is_wall and other not in reached and not blocked:
+                reached.append(other)
     assert all(runs[c.home.spec.key, c.partition] >= 2 for c in reached[1:])

@@ -8,12 +8,13 @@ import click
 import msgspec
 from rich.text import Text
 
-from freshet.engine.cli.output import age, coloured, console, moment, print_json, table
+from freshet.engine.cli.output import COLOURS, age, coloured, console, moment, print_json, table
 from freshet.engine.cli.state import (
     answer,
     existing,
     json_option,
     reader,
+    recorded_at,
     run_async,
     state_option,
     view_of,
@@ -27,30 +28,40 @@ from freshet.projections.answers import (
     StatusReport,
     graph_rows,
     one_partition,
+    positions_in,
     status_report,
+    with_versions,
 )
+from freshet.projections.cells import cells_of
+from freshet.projections.matrix import MARKS, Matrix
 from freshet.projections.view import View
 from freshet.projections.why import Explanation, describe, explain, short
 
 MAX_ROWS = 100
-"""Partitions listed in text; `--json` gives all."""
+"""Partitions listed at once unless asked otherwise."""
 
 
 @click.command()
-@click.argument("target", required=False, metavar="[ASSET[@PARTITION]]")
+@click.argument("target", required=False, metavar="[SELECTION | ASSET[@PARTITION]]")
+@click.option("--after", metavar="KEY", help="Only partitions after this one.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=MAX_ROWS,
+    show_default=True,
+    help="At most this many partitions.",
+)
 @state_option
 @json_option
-def status(target: str | None, state: Path, as_json: bool) -> None:
-    """Is it fresh? All assets, one, or one partition.
+def status(target: str | None, after: str | None, limit: int, state: Path, as_json: bool) -> None:
+    """Is it fresh? All assets, some, one with its partitions, or one partition.
 
-    A pattern selects several: 'analytics/*', 'group:daily', 'tag:tier=gold', 'owner:me'.
+    A selection names several: 'analytics/*', 'group:daily', 'tag:tier=gold', 'owner:me'. Of one
+    asset its partitions are drawn as a bar, and listed a page at a time: --json gives `next`, the
+    key for --after.
     """
-    view = run_async(_view, state)
     now = wall_clock()
-    if target is not None and "@" in target:
-        report = one_partition(view, existing(view, target), now)
-    else:
-        report = status_report(view, target, now)
+    report = run_async(_status, state, target, now, after, limit)
     if as_json:
         print_json(report)
     else:
@@ -153,6 +164,18 @@ async def _view(state: Path) -> View:
         return await view_of(stream)
 
 
+async def _status(
+    state: Path, target: str | None, now: int, after: str | None, limit: int
+) -> StatusReport:
+    async with reader(state) as stream:
+        view = await view_of(stream)
+        if target is not None and "@" in target:
+            report = one_partition(view, existing(view, target), now)
+        else:
+            report = status_report(view, target, now, after=after, limit=limit)
+        return with_versions(report, await recorded_at(stream, positions_in(report)))
+
+
 async def _why(state: Path, text: str) -> Explanation:
     async with reader(state) as stream:
         view = await view_of(stream)
@@ -163,16 +186,14 @@ async def _history(state: Path, text: str) -> list[Recorded]:
     target = parse_asset_partition(text)
     async with reader(state) as stream:
         view = await view_of(stream)
-        if target.asset not in view.catalog.current:
+        if target.asset not in view.catalog.removed:
             view.staleness.graph.require(target.asset)
-        partitions = view.catalog.current.get(target.asset, {})
-        names = (
-            [target]
-            if target.partition
-            else [
-                AssetPartition(target.asset, key) for key in {"": None, **dict.fromkeys(partitions)}
-            ]
-        )
+        rows = view.staleness.states.get(target.asset)
+        names = [target]
+        if not target.partition:
+            names += [name for name in view.staleness.attic if name.asset == target.asset]
+            names += [cell.key for cell in cells_of(rows)] if rows is not None else []
+        names = list(dict.fromkeys(names))
         found: list[Recorded] = []
         for name in names:
             after = 0
@@ -214,19 +235,31 @@ def _print_status(report: StatusReport, now_us: int) -> None:
         for row in report.assets:
             shown.add_row(*_asset_cells(row, now_us))
         out.print(shown)
+    if report.matrix is not None and report.matrix.bar:
+        _print_matrix(report.matrix)
     if report.partitions and (len(report.partitions) > 1 or not report.assets):
         shown = table("partition", "state", "", "lag", "version", ">position", "waits for")
-        for part in report.partitions[:MAX_ROWS]:
+        for part in report.partitions:
             shown.add_row(*_partition_cells(part))
         out.print(shown)
-        if len(report.partitions) > MAX_ROWS:
-            click.echo(
-                f"… and {len(report.partitions) - MAX_ROWS} more partitions (--json has all)"
-            )
+        if report.next is not None:
+            click.echo(f"… and more: --after {report.next}, or a larger --limit")
     for key in report.orphans:
         click.echo(f"{key}: no longer defined; its history is kept")
     verdict = "everything is fresh" if report.fresh else "not everything is fresh"
     click.echo(f"{verdict}, at position {report.position}", err=True)
+
+
+def _print_matrix(matrix: Matrix) -> None:
+    words = {mark: word for word, mark in MARKS.items()}
+    bar = Text()
+    for mark in matrix.bar:
+        bar.append(mark, style=COLOURS.get(words[mark], ""))
+    console().print(Text(f"{matrix.first} ") + bar + Text(f" {matrix.last}"))
+    counts = ", ".join(f"{count} {word}" for word, count in matrix.counts.items() if count)
+    legend = " ".join(f"{mark} {words[mark]}" for mark in dict.fromkeys(matrix.bar) if mark != " ")
+    each = f", {matrix.per_mark} partitions a mark" if matrix.per_mark > 1 else ""
+    console().print(f"{counts} ({legend}{each})")
 
 
 def _asset_cells(row: AssetRow, now_us: int) -> list[str | Text]:

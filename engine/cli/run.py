@@ -89,7 +89,7 @@ def tell(recorded: Recorded, view: View) -> None:
     match event:
         case Materialized():
             key = AssetPartition(event.asset, event.partition)
-            run = view.runs.last.get(key)
+            run = view.runs.live.get(event.run)
             took = recorded.recorded_at - run.started_at if run is not None else 0
             log.info("materialized", asset=str(key), run=event.run, took=age(took))
         case SourceChanged():

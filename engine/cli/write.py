@@ -9,6 +9,7 @@ from freshet.engine.errors import RequestError, did_you_mean
 from freshet.engine.events import Demanded, Paused, Resumed, SourceChanged
 from freshet.engine.keys import AssetPartition
 from freshet.engine.socket import Wish
+from freshet.projections.cells import cells_of
 from freshet.projections.pauses import EVERYTHING
 from freshet.projections.view import View
 
@@ -101,12 +102,12 @@ def _wanted(view: View, text: str) -> list[AssetPartition]:
         )
     if "@" in text or spec.partitions is None:
         return [possible(view, text)]
-    cells = view.staleness.states[spec.key].cells
-    if not cells:
+    found = [cell.key for cell in cells_of(view.staleness.states[spec.key])]
+    if not found:
         raise RequestError(
             f"'{spec.key}' has no partition yet", hint=f"name one: {spec.key}@PARTITION"
         )
-    return [AssetPartition(spec.key, key) for key in cells]
+    return found
 
 
 def _scope(view: View, scope: str) -> str:

@@ -98,7 +98,7 @@ class LocalStore:
             self._collect(kept)
         except OSError as error:
             raise _failed("publish", kept, error) from error
-        self._remove_staged(staged.run)
+        self._remove_staged(path)
 
     def discard(self, run: int) -> None:
         """Forget what the run staged."""
@@ -173,8 +173,17 @@ class LocalStore:
             if path != kept:
                 path.unlink(missing_ok=True)
 
-    def _remove_staged(self, run: int) -> None:
-        shutil.rmtree(self.root / ".staged" / str(run), ignore_errors=True)
+    def _remove_staged(self, path: Path) -> None:
+        """Remove the folders of a staged file that has moved, as far as they are empty: a run may
+        have staged several.
+        """
+        for folder in path.parents:
+            if folder == self.root / ".staged":
+                break
+            try:
+                folder.rmdir()
+            except OSError:
+                break
 
 
 def _name(target: AssetPartition) -> Path:

@@ -11,7 +11,7 @@ import msgspec
 
 import freshet as fr
 
-DAYS = fr.daily("2013-01-01")
+DAYS = fr.daily("2013-01-01", opens="data")
 
 flights = fr.source("landing/flights", partitions=DAYS, owners=["operations"])
 weather = fr.source("landing/weather", partitions=DAYS, owners=["operations"])

@@ -20,7 +20,8 @@ from freshet.engine.events import Materialized, Recorded, RunStarted, SourceChan
 from freshet.engine.keys import AssetPartition
 from freshet.engine.stream import wall_clock
 from freshet.engine.target import load_project
-from freshet.projections.cells import NOTHING
+from freshet.projections.cells import cells_of
+from freshet.projections.marks import NOTHING
 from freshet.projections.runs import Outcome
 from freshet.projections.view import View
 from freshet.projections.why import explain
@@ -104,8 +105,8 @@ class Show:
                 self._now.owed |= {
                     cell.key
                     for state in view.staleness.states.values()
-                    for cell in state.cells.values()
-                    if cell.eff < NOTHING and cell.version is not None
+                    for cell in cells_of(state)
+                    if cell.owed < NOTHING and cell.there
                 }
             case RunStarted(targets=targets):
                 key = AssetPartition(targets[0].asset, targets[0].partition)

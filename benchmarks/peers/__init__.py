@@ -1,0 +1,1 @@
+"""The same graphs under other tools, each in an environment of its own."""

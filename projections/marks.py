@@ -1,0 +1,64 @@
+"""What a debt is made of: the words for a row's state, live runs, failures, and the marks owed."""
+
+import msgspec
+
+NOTHING = 1 << 62
+"""The debt of who owes nothing: later than every position."""
+
+ABSENT, FRESH, STALE, WAITING, MISSING = range(5)
+"""What a row is, as kept in `AssetState.state`."""
+
+LIVE, BULK = 1, 2
+"""What a ready row waits for: a slot, or a slot of the share that backfills have."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """The last failed attempt, and the inputs and code it was made with."""
+
+    position: int
+    attempt: int
+    fingerprint: int
+    code_version: str
+    retry_at: int | None
+
+
+class Live:
+    """A live run of a row: its id, the debt it set out to pay, what is owed when it ends, and the
+    inputs and code it was started with.
+    """
+
+    __slots__ = ("next", "paying", "pinned", "pinned_code", "run")
+
+    def __init__(self, run: int, paying: int, pinned: int, pinned_code: str) -> None:
+        self.run = run
+        self.paying = paying
+        self.next = NOTHING
+        self.pinned = pinned
+        self.pinned_code = pinned_code
+
+
+class Marks:
+    """When the positions that are owed were recorded (µs), for as long as somebody owes them."""
+
+    def __init__(self) -> None:
+        self.at: dict[int, int] = {}
+        self._refs: dict[int, int] = {}
+        self.now = (0, 0)
+        """Position and time of the event being folded."""
+        self.wave = (0, 0)
+        """The same of the first event of the newest wave."""
+
+    def hold(self, mark: int) -> None:
+        """One more owes this mark: the event being folded, the wave, or what others owe already."""
+        count = self._refs.get(mark, 0)
+        self._refs[mark] = count + 1
+        if not count:
+            self.at[mark] = self.wave[1] if mark == self.wave[0] else self.now[1]
+
+    def release(self, mark: int) -> None:
+        """One less owes it."""
+        count = self._refs.pop(mark) - 1
+        if count:
+            self._refs[mark] = count
+        else:
+            del self.at[mark]
