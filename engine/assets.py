@@ -2,10 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
-from types import SimpleNamespace
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints, overload
+from typing import Any, NamedTuple, overload
 
 import msgspec
 
@@ -17,10 +15,8 @@ from freshet.engine.keys import AssetKey, asset_key
 from freshet.engine.mappings import Custom, PartitionMapping, default_mapping
 from freshet.engine.partitions import Partitions, describe
 from freshet.engine.policies import Policy
+from freshet.engine.signatures import annotations_of, parameters_of, place_of
 from freshet.engine.specs import AssetSpec, Dependency, Missing, Plain
-
-CONTEXT = "context"
-"""The parameter that receives the run's `Context` and is no dependency."""
 
 
 class Input(NamedTuple):
@@ -67,10 +63,10 @@ class Asset:
         self.function = function
         self.spec = spec
         self.has_policy = has_policy
-        self.where = _where(function)
+        self.where = place_of(function)
         self.deps = tuple(deps)
         self.inputs = dict(inputs)
-        self.parameters, self.takes_context = _parameters(function, spec.key, self.where)
+        self.parameters, self.takes_context = parameters_of(function, spec.key, self.where)
         self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", spec.key)
@@ -82,7 +78,7 @@ class Asset:
     @cached_property
     def annotations(self) -> dict[str, Any]:
         """Annotations as objects, resolved on first use: forward references are defined by then."""
-        return _annotations(self.function)
+        return annotations_of(self.function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -156,17 +152,12 @@ def asset(
 
     def declare(function: Callable[..., Any]) -> Asset:
         name = asset_key(key if key is not None else getattr(function, "__name__", "?"))
-        where = _where(function)
+        where = place_of(function)
         if retries < 0:
             raise DefinitionError(
                 f"asset '{name}' has retries={retries} ({where})", hint="use 0 or more"
             )
-        if batch < 1 or (batch > 1 and partitions is None):
-            raise DefinitionError(
-                f"asset '{name}' has batch={batch} ({where})",
-                cause="a batch is a number of partitions that one run may take",
-                hint="use 1 or more, and partitions=",
-            )
+        _check_batch(name, batch, partitions, where)
         limit = (
             parse_duration_ms(timeout, f"asset '{name}': timeout") if timeout is not None else None
         )
@@ -228,15 +219,6 @@ def source(
         metadata=_plain(metadata or {}, name),
     )
     return Source(spec, where)
-
-
-def element_annotation(annotation: Any) -> Any:
-    """V of `dict[str, V]` or `Mapping[str, V]`; None when the annotation says no more than that."""
-    arguments = get_args(annotation)
-    origin = get_origin(annotation)
-    if len(arguments) == 2 and isinstance(origin, type) and issubclass(origin, Mapping):
-        return arguments[1]
-    return None
 
 
 def resolve(
@@ -366,37 +348,13 @@ def _deadline_ms(item: Asset, key: AssetKey, wanted: Input) -> int:
     return deadline
 
 
-def _parameters(function: Callable[..., Any], key: AssetKey, where: str) -> tuple[list[str], bool]:
-    names: list[str] = []
-    takes_context = False
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise DefinitionError(
-                f"asset '{key}' has the parameter '{parameter}' ({where})",
-                cause="a dependency is passed by its name",
-                hint="name each dependency as an ordinary parameter",
-            )
-        if name == CONTEXT:
-            takes_context = True
-        elif parameter.default is parameter.empty:
-            names.append(name)
-    return names, takes_context
-
-
-def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations as objects; one that cannot be resolved is left out, whatever the others are."""
-    target = inspect.unwrap(function)
-    found: dict[str, Any] = {}
-    for name, written in getattr(target, "__annotations__", {}).items():
-        one = SimpleNamespace(__annotations__={name: written})
-        with suppress(NameError, TypeError, AttributeError, SyntaxError):
-            found |= get_type_hints(one, globalns=getattr(target, "__globals__", {}))
-    return found
-
-
-def _where(function: Callable[..., Any]) -> str:
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else repr(function)
+def _check_batch(name: AssetKey, batch: int, partitions: Partitions | None, where: str) -> None:
+    if batch < 1 or (batch > 1 and partitions is None):
+        raise DefinitionError(
+            f"asset '{name}' has batch={batch} ({where})",
+            cause="a batch is a number of partitions that one run may take",
+            hint="use 1 or more, and partitions=",
+        )
 
 
 def _texts(values: Sequence[str], key: AssetKey, name: str) -> tuple[str, ...]:

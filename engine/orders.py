@@ -14,7 +14,7 @@ from freshet.engine.keys import AssetKey, PartitionKey
 from freshet.engine.spaces import Space
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.projections.catalog import Version
-from freshet.projections.columns import Link
+from freshet.projections.states import Link
 from freshet.projections.view import View
 
 NAMED_INPUTS = 8

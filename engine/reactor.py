@@ -16,8 +16,8 @@ from freshet.engine.events import MAX_CAUSES, Cause, RunStarted, Target, Windows
 from freshet.engine.policies import Manual
 from freshet.projections.causes import changed_inputs, reason
 from freshet.projections.cells import Cell, fingerprint
-from freshet.projections.columns import AssetState
 from freshet.projections.marks import BULK, LIVE
+from freshet.projections.states import AssetState
 from freshet.projections.view import View
 
 BULK_SHARE = 2

@@ -15,7 +15,7 @@ import anyio.from_thread
 import msgspec
 from anyio.abc import TaskGroup
 
-from freshet.engine.assets import Asset, element_annotation
+from freshet.engine.assets import Asset
 from freshet.engine.context import Context, Output, Window
 from freshet.engine.errors import StoreError
 from freshet.engine.events import AnyEvent, Input, Materialized, RunFailed, RunSucceeded
@@ -32,6 +32,7 @@ from freshet.engine.inputs import (
 from freshet.engine.keys import AssetPartition, PartitionKey
 from freshet.engine.orders import Order
 from freshet.engine.persist import persist
+from freshet.engine.signatures import element_annotation
 from freshet.engine.spaces import calendar_of
 from freshet.engine.specs import Plain
 from freshet.engine.stores.landing import InputChangedError, still_the_same

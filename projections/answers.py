@@ -17,9 +17,9 @@ from freshet.engine.specs import AssetSpec
 from freshet.projections.catalog import Version
 from freshet.projections.causes import status
 from freshet.projections.cells import Cell, cells_of
-from freshet.projections.columns import AssetState
 from freshet.projections.marks import NOTHING
 from freshet.projections.matrix import Matrix, matrix_of
+from freshet.projections.states import AssetState
 from freshet.projections.view import View
 from freshet.projections.why import blocker_text
 

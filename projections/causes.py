@@ -16,8 +16,8 @@ from freshet.projections.cells import (
     must_run,
     threshold,
 )
-from freshet.projections.columns import Link
 from freshet.projections.marks import FRESH, MISSING, NOTHING, STALE
+from freshet.projections.states import Link
 
 MAX_LOOKED_AT = 256
 """Upstream partitions of one edge looked at in the search for what holds a partition up."""
@@ -161,7 +161,7 @@ def reason(cell: Cell) -> str:
     """In one word, why a run of this cell starts now."""
     if cell.failure is not None:
         return "retry"
-    if cell.demand:
+    if cell.i in cell.home.demand:
         return "demanded"
     if not cell.there:
         return "missing"
@@ -290,7 +290,7 @@ def _activity(cell: Cell, block: Blocker | None) -> Activity:
         return ""
     own = (block.asset, block.partition) == cell.key
     if own and block.what == "queued":
-        return "unwanted" if cell.home.is_wall and not cell.demand else "ready"
+        return "unwanted" if cell.home.is_wall and cell.i not in cell.home.demand else "ready"
     if own:
         words: dict[str, Activity] = {"failed": "failed", "deadline": "held"}
         return words.get(block.what, "retrying")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from hashlib import blake2b
 
 from freshet.engine.keys import AssetPartition, PartitionKey
-from freshet.projections.columns import AssetState, Link
 from freshet.projections.marks import NOTHING, Failure
+from freshet.projections.states import AssetState, Link
 from freshet.projections.sums import MASK
 
 SHUT, OPEN, GAPS = range(3)
@@ -98,10 +98,6 @@ class Cell:
     @property
     def forced(self) -> int:
         return self.home.forced.get(self.i, 0)
-
-    @property
-    def demand(self) -> int:
-        return self.home.demand.get(self.i, 0)
 
     @property
     def failure(self) -> Failure | None:

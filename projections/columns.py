@@ -1,32 +1,14 @@
-"""The state of one asset: a compact column per fact, a row per partition.
+"""The columns of one asset: what every partition has, a row each, and the sums over it.
 
 A row is a partition's ordinal in the asset's numbering (`engine.spaces`). What every partition has
 lies in arrays, 57 bytes a row; what few have (a live run, a failure, a wish) in small dicts by
-row. Plain data with small questions; only `debts` and `staleness` change it.
+row.
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
-from heapq import heapify, heappop, heappush
+from collections.abc import Sequence
 
-from freshet.engine.keys import AssetPartition, PartitionKey, partition_key_problem
-from freshet.engine.lanes import lane_between
-from freshet.engine.mappings import All, Dimensions, Last, Overlap, Trailing, is_many
-from freshet.engine.partitions import SEPARATOR, growing, is_bounded
-from freshet.engine.policies import Manual
-from freshet.engine.spaces import DynamicSpace, ProductSpace, Space, calendar_of, space_of
-from freshet.engine.specs import AssetSpec, Dependency
-from freshet.engine.windows import Windows
-from freshet.projections.marks import (
-    FRESH,
-    MISSING,
-    NOTHING,
-    STALE,
-    WAITING,
-    Failure,
-    Live,
-    Marks,
-)
+from freshet.projections.marks import NOTHING, Failure, Live
 from freshet.projections.sums import MASK, PrefixSums
 
 GROWTH = 8
@@ -39,22 +21,12 @@ HEAP_SLACK = 64
 """Outdated marks tolerated in a heap before it is rebuilt."""
 
 
-class AssetState:
-    """The rows of one asset, and the sums, counts and minima that its consumers ask for."""
+class Columns:
+    """Rows without a meaning: room for them, their versions, and sums, counts and the order of
+    changes over those. Empty when made.
+    """
 
-    def __init__(self, spec: AssetSpec, marks: Marks) -> None:
-        self.spec = spec
-        self.marks = marks
-        self.index = 0
-        """Place in the topological order of assets."""
-        self.n = 0
-        """Rows there are; a row need not exist as a partition."""
-        self.up: list[Link] = []
-        self.down: list[Link] = []
-        self._make_columns()
-        self.define(spec, space_of(spec.partitions))
-
-    def _make_columns(self) -> None:
+    def __init__(self) -> None:
         self.exists = bytearray()
         self.there = bytearray()
         """1 where there is a version."""
@@ -79,6 +51,9 @@ class AssetState:
         self.started_at = array("q")
         """Position of the run that made it: inputs changed later are unseen by it."""
         self.n = 0
+        """Rows there are; a row need not exist as a partition."""
+        self.limit: int | None = None
+        """Rows there can be."""
         self.existing = self.versions = self.total = 0
         self.newest = 0
         """Position of the newest event that states a version of any row."""
@@ -107,52 +82,14 @@ class AssetState:
         self.low, self.high = 1 << 62, -1
         """Bounds of the touched rows."""
 
-    def define(self, spec: AssetSpec, space: Space) -> None:
-        """Take on a (new) definition and its numbering; rows are left to the caller."""
-        self.spec = spec
-        self.is_source = spec.is_source
-        self.is_wall = spec.is_source or isinstance(spec.policy, Manual)
-        self.space = space
-        grows = growing(spec.partitions)
-        self.grows = grows is not None
-        self.bounded = is_bounded(spec.partitions)
-        self.windows = grows if isinstance(grows, Windows) else None
-        self.adds_keys = grows is not None and (isinstance(grows, Windows) or grows.by_arrival)
-        """May something that lands bring a partition into being?"""
-        self.calendar, self.stride = calendar_of(self.space)
-        self.has_holes = self.calendar is not None and self.calendar.has_holes
-        self._expected: int | None = None
-
-    @property
-    def expected(self) -> int:
-        """How many partitions a bounded definition has in all."""
-        if self._expected is None:
-            size = self.space.size or 0
-            valid = self.space.valid
-            self._expected = sum(map(valid, range(size))) if self.has_holes else size
-        return self._expected
-
-    # --- rows -----------------------------------------------------------------------------------
-
-    def number(self, key: PartitionKey, *, add: bool = False) -> int | None:
-        """The row of a key, or None when the definition does not have it; `add` numbers a new
-        dynamic key.
-        """
-        if add:
-            _add_key(self.space, key)
-        return self.space.ordinal(key)
-
-    def key(self, i: int) -> AssetPartition:
-        return AssetPartition(self.spec.key, self.space.key(i))
-
     def ensure(self, i: int) -> None:
         """Make room for row i."""
         more = i + 1 - self.n
         if more <= 0:
             return
         more = max(more, self.n // GROWTH)
-        if self.space.size is not None:
-            more = max(i + 1 - self.n, min(more, self.space.size - self.n))
+        if self.limit is not None:
+            more = max(i + 1 - self.n, min(more, self.limit - self.n))
         zeros = bytes(more)
         for flags in (self.exists, self.there, self.state, self.ready, self.touched):
             flags.extend(zeros)
@@ -251,138 +188,3 @@ class AssetState:
         except ValueError:
             self.codes.append(code_version)
             return len(self.codes)
-
-    # --- debts ----------------------------------------------------------------------------------
-
-    def owe(self, i: int, mark: int) -> None:
-        """Set what the row owes, keeping counts and minima true."""
-        old = self.owed[i]
-        if old == mark:
-            return
-        self.owed[i] = mark
-        owes = self.owes
-        if mark < NOTHING:
-            count = owes.get(mark, 0)
-            owes[mark] = count + 1
-            if not count:
-                self.marks.hold(mark)
-                heappush(self._heap, mark)
-                if len(self._heap) > 2 * len(owes) + HEAP_SLACK:
-                    self._heap = list(owes)
-                    heapify(self._heap)
-        if old < NOTHING:
-            count = owes.pop(old) - 1
-            if count:
-                owes[old] = count
-            else:
-                self.marks.release(old)
-
-    def min_owed(self) -> int:
-        """The oldest debt among all rows; amortised O(log of the number of marks owed)."""
-        heap = self._heap
-        while heap:
-            if heap[0] in self.owes:
-                return heap[0]
-            heappop(heap)
-        return NOTHING
-
-    def min_owed_of(self, rows: Sequence[int]) -> int:
-        """The oldest debt among these rows."""
-        if not self.owes:
-            return NOTHING
-        if not isinstance(rows, range):
-            return min((self.owed[j] for j in rows if j < self.n), default=NOTHING)
-        if len(rows) == 1:
-            return self.owed[rows.start] if rows.start < self.n else NOTHING
-        return min(self.owed[rows.start : rows.stop : rows.step], default=NOTHING)
-
-    def owing(self) -> int:
-        """How many rows owe something."""
-        return sum(self.owes.values())
-
-    def set_ready(self, i: int, kind: int) -> None:
-        """LIVE, BULK, or 0 for not ready."""
-        old = self.ready[i]
-        if old != kind:
-            self.ready[i] = kind
-            self.ready_counts[old] -= 1
-            self.ready_counts[kind] += 1
-
-    def note_cut(self, i: int, debt: int, position: int) -> None:
-        """Remember the last debt that was cut off, and the position at which it was."""
-        if self.cut_at is None or self.cut_debt is None:
-            self.cut_at, self.cut_debt = (
-                array("q", bytes(8 * self.n)),
-                array("q", bytes(8 * self.n)),
-            )
-        self.cut_at[i] = position
-        self.cut_debt[i] = debt
-
-    def counts(self) -> dict[str, int]:
-        """How many partitions are fresh, stale, waiting and missing: some ns a row."""
-        count = self.state.count
-        return {
-            "fresh": count(FRESH),
-            "stale": count(STALE),
-            "waiting": count(WAITING),
-            "missing": count(MISSING),
-        }
-
-
-class Link:
-    """One edge between two asset states."""
-
-    __slots__ = (
-        "deadline_us", "dep", "down", "is_self", "lane", "last", "many", "rule", "up", "whole",
-    )  # fmt: skip
-
-    def __init__(self, dep: Dependency, up: AssetState, down: AssetState) -> None:
-        self.dep = dep
-        self.up = up
-        self.down = down
-        self.is_self = up is down
-        self.lane = lane_between(dep.mapping, up.space, down.space, up.spec.partitions)
-        self.whole = isinstance(dep.mapping, All)
-        self.last = isinstance(dep.mapping, Last)
-        self.many = is_many(dep.mapping, up.spec.partitions, down.spec.partitions)
-        self.rule = dep.missing or "wait"
-        self.deadline_us = dep.deadline_ms * 1000
-        if self.whole or self.last:
-            up.watch()
-        if isinstance(dep.mapping, Trailing | Overlap):
-            up.sum_up()
-
-    @property
-    def brings(self) -> bool:
-        """Does an upstream partition bring downstream ones into being over this edge? Only if what
-        grows downstream is mapped to something upstream.
-        """
-        mapping, space = self.dep.mapping, self.down.space
-        if isinstance(mapping, Dimensions) and isinstance(space, ProductSpace):
-            return space.names[space.order[0]] in {pair.down for pair in mapping.pairs}
-        return not (self.whole or self.last or self.is_self)
-
-    def reads(self, i: int) -> Sequence[int]:
-        """Upstream rows that row i reads; they may lie beyond those that exist."""
-        if self.last:
-            newest = self.up.there.rfind(1)
-            return range(newest, newest + 1) if newest >= 0 else ()
-        return self.lane.reads(i, self.up.n)
-
-    def readers(self, j: int) -> Iterator[int]:
-        """Existing downstream rows that read upstream row j."""
-        exists, n = self.down.exists, self.down.n
-        for i in self.lane.readers(j, n):
-            if i >= n:
-                break
-            if exists[i]:
-                yield i
-
-
-def _add_key(space: Space, key: PartitionKey) -> None:
-    if isinstance(space, DynamicSpace):
-        if partition_key_problem(key) is None:
-            space.add(key)
-    elif isinstance(space, ProductSpace):
-        for part, inner in zip(key.split(SEPARATOR), space.spaces, strict=False):
-            _add_key(inner, part)

@@ -22,7 +22,6 @@ from freshet.projections.cells import (
     must_run,
     upstream_owed,
 )
-from freshet.projections.columns import AssetState, Link
 from freshet.projections.marks import (
     ABSENT,
     BULK,
@@ -35,6 +34,7 @@ from freshet.projections.marks import (
     Live,
     Marks,
 )
+from freshet.projections.states import AssetState, Link
 
 WAVE_US = 250_000
 """Source changes recorded within this time of the first share its mark (DESIGN.md: 250 ms)."""

@@ -7,12 +7,13 @@ read them, are looked at row by row.
 from freshet.engine.events import Recorded
 from freshet.engine.graph import Graph
 from freshet.engine.keys import AssetKey, AssetPartition
-from freshet.engine.spaces import Space, space_of
 from freshet.engine.specs import AssetSpec
 from freshet.engine.windows import MAX_HOLES
 from freshet.projections.cells import downstream, upstream_owed
-from freshet.projections.columns import AssetState, Link
 from freshet.projections.debts import Debts, belongs
+from freshet.projections.marks import NOTHING
+from freshet.projections.states import AssetState, Link
+from freshet.projections.sums import MASK
 
 
 def deploy(debts: Debts, old: Graph, new: Graph, recorded: Recorded) -> None:
@@ -26,7 +27,7 @@ def deploy(debts: Debts, old: Graph, new: Graph, recorded: Recorded) -> None:
     for key, spec in new.specs.items():
         state = debts.states.get(key) or AssetState(spec, debts.marks)
         if state.spec.partitions != spec.partitions:
-            orphaned += _reshape(debts, state, spec)
+            state = _reshaped(debts, state, spec, orphaned)
         state.define(spec, state.space)
         states[key] = state
     debts.states = states
@@ -34,10 +35,15 @@ def deploy(debts: Debts, old: Graph, new: Graph, recorded: Recorded) -> None:
     _link(debts)
     debts.now_us = max(debts.now_us, recorded.recorded_at)
     changed = {key for key, spec in new.specs.items() if _differs(old.specs.get(key), spec)}
-    for state in debts.order:
-        key = state.spec.key
-        if key in changed or any(link.up.spec.key in changed for link in state.up):
-            _redefine(debts, state, recorded.position, key in changed)
+    affected = [
+        state
+        for state in debts.order
+        if state.spec.key in changed or any(link.up.spec.key in changed for link in state.up)
+    ]
+    for state in affected:  # before anything is removed: what time has opened stays
+        state.opened = _opened(debts, state)
+    for state in affected:
+        _redefine(debts, state, recorded.position, state.spec.key in changed)
     for name in orphaned:
         reader = states.get(name.asset)
         row = reader.number(name.partition) if reader is not None else None
@@ -45,26 +51,32 @@ def deploy(debts: Debts, old: Graph, new: Graph, recorded: Recorded) -> None:
             debts.mark(reader, row, recorded.position)
 
 
-def open_windows(debts: Debts, state: AssetState, count: int, mark: int) -> None:
-    """The first `count` windows of a definition exist from now on."""
-    if state.space.size is not None:
-        count = min(count, -(-state.space.size // state.stride))
-    start, state.opened = state.opened, max(state.opened, count)
+def open_by_time(debts: Debts, state: AssetState, mark: int) -> None:
+    """The windows that are over by now, or by the event times that were seen, exist."""
+    start, state.opened = state.opened, max(state.opened, _opened(debts, state))
+    _open_windows(debts, state, start, mark)
+
+
+def _open_windows(debts: Debts, state: AssetState, start: int, mark: int) -> None:
+    """The windows from `start` on that have come into being by time are partitions."""
     for i in range(start * state.stride, state.opened * state.stride):
         if not (i < state.n and state.exists[i]) and state.space.valid(i):
             debts.open(state, i, mark)
 
 
-def open_by_time(debts: Debts, state: AssetState, mark: int) -> None:
-    """The windows that are over by now, or by the event times that were seen, exist."""
-    assert state.calendar is not None
+def _opened(debts: Debts, state: AssetState) -> int:
+    """How many windows time, or the event times that were seen, has brought into being."""
+    calendar, windows = state.calendar, state.windows
+    if calendar is None or windows is None:
+        return 0
+    until = None
     if opens_by_time(state):
-        open_windows(debts, state, state.calendar.at(debts.now_us), mark)
-    elif state.windows is not None and state.windows.lateness_ms is not None and state.is_source:
+        until = debts.now_us
+    elif windows.lateness_ms is not None and state.is_source:
         seen = debts.watermarks.get(state.spec.key)
-        if seen is not None:
-            passed = state.calendar.at(seen - state.windows.lateness_ms * 1000)
-            open_windows(debts, state, passed, mark)
+        until = seen - windows.lateness_ms * 1000 if seen is not None else None
+    count = max(0, calendar.at(until)) if until is not None else 0
+    return count if calendar.size is None else min(count, calendar.size)
 
 
 def pass_watermark(debts: Debts, state: AssetState, i: int, mark: int) -> None:
@@ -130,9 +142,7 @@ def _link(debts: Debts) -> None:
 
 def _redefine(debts: Debts, state: AssetState, position: int, changed: bool) -> None:
     """Fit the rows to the new definition (upstreams first), and let those that changed owe it."""
-    state.opened = 0
-    if state.calendar is not None:
-        open_by_time(debts, state, position)
+    _open_windows(debts, state, 0, position)
     for i in rows_of(state):
         if not belongs(state, i):
             debts.remove(state, i, position)
@@ -167,66 +177,46 @@ def _let_in(debts: Debts, state: AssetState, position: int) -> None:
             pass_watermark(debts, state, newest, position)
 
 
-def _reshape(debts: Debts, state: AssetState, spec: AssetSpec) -> list[AssetPartition]:
-    """Number the rows anew for other partitions. Rows whose key is gone are retired; returned are
-    the names of those that read them.
+def _reshaped(
+    debts: Debts, old: AssetState, spec: AssetSpec, orphaned: list[AssetPartition]
+) -> AssetState:
+    """The state of an asset whose partitions are others: rows are numbered anew; those whose key is
+    gone are retired, and the names of those that read them put into `orphaned`.
     """
-    space = space_of(spec.partitions)
-    readers: dict[AssetPartition, None] = {}
-    kept: list[tuple[str, int]] = []
-    old_space = state.space
-    rows = rows_of(state)
-    for i in rows:
-        debts.unlist(state, i)
-    state.space = space  # for a moment: to number keys, dynamic ones too
-    for i in rows:
-        key = old_space.key(i)
-        if state.number(key, add=True) is not None:
-            kept.append((key, i))
-    state.space = old_space
-    staying = {i for _, i in kept}
-    for i in rows:
-        if i not in staying:
-            readers.update((other.key(k), None) for other, k in downstream(state, i))
-            debts.retire(state, i)
-    _move(state, space, [(key, i) for key, i in kept], spec)
-    return list(readers)
+    new = AssetState(spec, debts.marks)
+    new.codes, new.owes, new.opened = old.codes, {}, 0
+    for i in rows_of(old):
+        debts.unlist(old, i)
+        k = new.number(old.space.key(i), add=True)
+        if k is None:
+            orphaned.extend(other.key(j) for other, j in downstream(old, i))
+            debts.retire(old, i)
+        else:
+            _move(old, i, new, k)
+    new.newest = old.newest
+    return new
 
 
-def _move(state: AssetState, space: Space, kept: list[tuple[str, int]], spec: AssetSpec) -> None:
-    old = {name: getattr(state, name) for name in _COLUMNS + _BY_ROW + ("codes", "owes", "_heap")}
-    cuts = (state.cut_at, state.cut_debt)
-    explicit, watched, summed = state.explicit, state.watched, state.sums is not None
-    up, down = state.up, state.down
-    state._make_columns()
-    state.define(spec, space)
-    state.up, state.down = up, down
-    state.codes, state.owes, state._heap = old["codes"], old["owes"], old["_heap"]
-    for key, i in kept:
-        k = state.number(key)
-        assert k is not None
-        state.ensure(k)
-        for name in _COLUMNS:
-            getattr(state, name)[k] = old[name][i]
-        for name in _BY_ROW:
-            if i in old[name]:
-                getattr(state, name)[k] = old[name][i]
-        if i in explicit:
-            state.explicit.add(k)
-        if cuts[0] is not None and cuts[1] is not None and cuts[0][i]:
-            state.note_cut(k, cuts[1][i], cuts[0][i])
-    state.existing = len(kept)
-    state.versions = sum(state.there)
-    state.total = sum(state.hash) & ((1 << 64) - 1)
-    if watched:
-        state.watch()
-    if summed:
-        state.sum_up()
+def _move(old: AssetState, i: int, new: AssetState, k: int) -> None:
+    new.ensure(k)
+    for name in _COLUMNS:
+        getattr(new, name)[k] = getattr(old, name)[i]
+    for name in _BY_ROW:
+        if i in getattr(old, name):
+            getattr(new, name)[k] = getattr(old, name).pop(i)
+    if i in old.explicit:
+        new.explicit.add(k)
+    if old.cut_at is not None and old.cut_debt is not None and old.cut_at[i]:
+        new.note_cut(k, old.cut_debt[i], old.cut_at[i])
+    new.existing += 1
+    new.versions += new.there[k]
+    new.total = (new.total + new.hash[k]) & MASK
+    new.owe(k, old.owed[i])
+    old.owe(i, NOTHING)
 
 
 _COLUMNS = (
-    "exists", "there", "state", "owed", "hash", "consumed", "code", "changed_at", "made_at",
-    "started_at",
+    "exists", "there", "state", "hash", "consumed", "code", "changed_at", "made_at", "started_at",
 )  # fmt: skip
 _BY_ROW = ("live", "failures", "forced", "demand")
 

@@ -6,8 +6,8 @@ bar; what few partitions are (running, failed) comes from the small dicts.
 
 import msgspec
 
-from freshet.projections.columns import AssetState
 from freshet.projections.marks import FRESH, MISSING, STALE, WAITING
+from freshet.projections.states import AssetState
 
 WIDTH = 72
 """Marks in a bar: with its two keys it fits a terminal of 100 columns."""

@@ -29,10 +29,10 @@ from freshet.engine.events import (
 from freshet.engine.graph import EMPTY, Graph
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.projections.cells import Cell, fingerprint, upstream_owed, version_hash
-from freshet.projections.columns import AssetState
 from freshet.projections.debts import Debts, Keepsake, belongs
 from freshet.projections.deployment import deploy, next_opening, open_by_time, pass_watermark
 from freshet.projections.marks import FRESH, NOTHING, Failure, Live
+from freshet.projections.states import AssetState
 
 
 class Staleness(Debts):

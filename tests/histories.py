@@ -11,6 +11,7 @@ from freshet.engine import events as e
 from freshet.engine.keys import AssetPartition
 from freshet.engine.mappings import All, Offset
 from freshet.engine.origins import cause_of
+from freshet.engine.partitions import Partitions
 from freshet.engine.policies import Eager, Manual
 from freshet.engine.reactor import decide
 from freshet.engine.specs import AssetSpec, Dependency
@@ -26,8 +27,8 @@ DAY_US = 86_400_000_000
 JANUARY_US = 1_704_067_200_000_000
 
 
-def keys_of(shape: object) -> list[str]:
-    return universe(shape)[:KEYS_USED]  # type: ignore[arg-type]  # one of SHAPES
+def keys_of(shape: Partitions | None) -> list[str]:
+    return universe(shape)[:KEYS_USED]
 
 
 class History:

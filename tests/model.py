@@ -125,7 +125,8 @@ class Model:
 
     def startable(self) -> tuple[set[Key], set[Key]]:
         """(ready now, waiting for a time)"""
-        ready, timed = set(), set()
+        ready: set[Key] = set()
+        timed: set[Key] = set()
         for n in self.cells:
             wanted = not self.is_wall(n[0]) or self.demand.get(n)
             if n in self.running or self.owed.get(n, INF) == INF or not wanted:

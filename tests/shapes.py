@@ -27,13 +27,13 @@ from freshet.engine.partitions import (
     Partitions,
     Product,
     Static,
-    Windows,
     cron_windows,
     daily,
     dynamic,
     product,
     static,
 )
+from freshet.engine.windows import Windows
 
 HORIZON = datetime(2024, 1, 20)
 

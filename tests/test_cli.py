@@ -21,7 +21,8 @@ from freshet.engine.sqlite import SqliteReader
 PROJECT = '''
 import freshet as fr
 
-flights = fr.source("landing/flights", partitions=fr.daily("2024-01-01", opens="data"), owners=["ops"])
+DAYS = fr.daily("2024-01-01", opens="data")
+flights = fr.source("landing/flights", partitions=DAYS, owners=["ops"])
 
 
 @fr.asset(partitions=fr.daily("2024-01-01"), group="daily", tags={"tier": "gold"})

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 import freshet as fr
-from freshet.engine.assets import element_annotation
 from freshet.engine.codeversion import code_version
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError
@@ -18,6 +17,7 @@ from freshet.engine.graph import Graph
 from freshet.engine.keys import asset_key
 from freshet.engine.mappings import All, is_many
 from freshet.engine.policies import Manual
+from freshet.engine.signatures import element_annotation
 from freshet.engine.spaces import contains, keys_of
 from freshet.engine.specs import AssetSpec, Dependency
 

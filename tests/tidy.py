@@ -37,7 +37,13 @@ LAYERS = (
     Layer(
         "2 definitions",
         True,
-        ("engine.codeversion", "engine.graph", "engine.selection", "engine.assets"),
+        (
+            "engine.codeversion",
+            "engine.graph",
+            "engine.selection",
+            "engine.signatures",
+            "engine.assets",
+        ),
     ),
     Layer(
         "3 meaning",
@@ -50,6 +56,7 @@ LAYERS = (
             "projections.marks",
             "projections.sums",
             "projections.columns",
+            "projections.states",
             "projections.cells",
             "projections.debts",
             "projections.deployment",
