@@ -103,7 +103,7 @@ async def daemon(
     """
     async with SqliteStream.open(state / STREAM_FILE, clock=clock) as stream:
         view = await fold(stream)
-        await recover(stream, view, project)
+        await recover(stream, view, project, slots or project.slots)
         rng = rng or random.Random()
         loop = Loop(
             view,
@@ -139,7 +139,7 @@ async def fold(stream: EventStream) -> View:
     return view
 
 
-async def recover(stream: EventStream, view: View, project: Project) -> None:
+async def recover(stream: EventStream, view: View, project: Project, slots: int) -> None:
     """Bring stream and project together, in one append: abandon cut-off runs, start, deploy what
     changed.
     """
@@ -148,7 +148,7 @@ async def recover(stream: EventStream, view: View, project: Project) -> None:
     events: list[AnyEvent] = [
         RunAbandoned(run, "cut off: the daemon ended before the run did") for run in view.runs.live
     ]
-    events.append(EngineStarted(release(), os.getpid(), socket.gethostname()))
+    events.append(EngineStarted(release(), os.getpid(), socket.gethostname(), slots))
     if project.graph.digest != view.catalog.digest:
         events.append(GraphDeployed(project.graph.digest, tuple(project.graph.specs.values())))
     for start in range(0, len(events), MAX_BATCH):

@@ -298,6 +298,7 @@ class EngineStarted(Event, frozen=True, tag="EngineStarted"):
     version: str
     pid: int = 0
     host: str = ""
+    slots: int = 0
 
 
 class EngineStopped(Event, frozen=True, tag="EngineStopped"):

@@ -143,6 +143,15 @@ def _live_bulk(view: View) -> int:
     return sum(run.event.targets[0].owed in bulk for run in view.runs.live.values())
 
 
+def _attempt(cell: Cell) -> int:
+    """Which attempt with the same inputs and code this is."""
+    failure = cell.failure
+    if failure is None:
+        return 1
+    tried = (fingerprint(cell.home, cell.i), cell.home.spec.code_version)
+    return failure.attempt + 1 if (failure.fingerprint, failure.code_version) == tried else 1
+
+
 def _start(group: list[Cell]) -> RunStarted:
     first = group[0]
     spec = first.home.spec
@@ -158,14 +167,9 @@ def _start(group: list[Cell]) -> RunStarted:
         changed += count
         inputs = f"{fingerprint(cell.home, cell.i):016x}"
         targets.append(Target(spec.key, cell.partition, cell.owed, inputs, spec.code_version))
-    failure = first.failure
-    same = failure is not None and (failure.fingerprint, failure.code_version) == (
-        fingerprint(first.home, first.i),
-        spec.code_version,
-    )
     return RunStarted(
         targets=tuple(targets),
-        attempt=failure.attempt + 1 if failure is not None and same else 1,
+        attempt=_attempt(first),
         policy="manual" if isinstance(spec.policy, Manual) else "eager",
         reason=reason(first),
         causes=tuple(found)[:MAX_CAUSES],

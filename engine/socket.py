@@ -20,19 +20,31 @@ from freshet.engine.events import (
     Demanded,
     Invalidated,
     Observed,
+    PartitionsAdded,
+    PartitionsRemoved,
     Paused,
     Resumed,
     SourceChanged,
 )
 from freshet.engine.stream import EventStream
 
-MAX_REQUEST_BYTES = 8 * 1024 * 1024
-"""A demand for 100,000 partitions fits; what is larger is not a request from us."""
+MAX_REQUEST_BYTES = 64 * 1024 * 1024
+"""A demand for 1,000,000 partitions fits; what is larger is not a request from us."""
 
 MAX_SOCKET_PATH = 100
 """Bytes in the path of a Unix socket (108 on Linux, 104 on macOS, less a margin)."""
 
-Wish = SourceChanged | Observed | Demanded | DemandCancelled | Invalidated | Paused | Resumed
+Wish = (
+    SourceChanged
+    | Observed
+    | Demanded
+    | DemandCancelled
+    | Invalidated
+    | PartitionsAdded
+    | PartitionsRemoved
+    | Paused
+    | Resumed
+)
 """What others may append: changes and wishes. Runs and materializations are the daemon's own."""
 
 

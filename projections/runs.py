@@ -2,6 +2,8 @@
 how many of each kind.
 """
 
+from collections import deque
+from statistics import median
 from typing import Literal
 
 import msgspec
@@ -14,9 +16,13 @@ from freshet.engine.events import (
     RunStarted,
     RunSucceeded,
 )
-from freshet.engine.keys import AssetPartition
+from freshet.engine.keys import AssetKey, AssetPartition
 
 Outcome = Literal["running", "succeeded", "failed", "cancelled", "abandoned"]
+
+
+RECENT = 32
+"""Runs of each asset whose time is remembered: enough for a median that follows changes."""
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -49,6 +55,7 @@ class Runs:
             "cancelled": 0,
             "abandoned": 0,
         }
+        self._recent: dict[AssetKey, deque[int]] = {}
         self.run_us = 0
         """Time spent in runs that ended, succeeded or failed, in µs."""
 
@@ -68,6 +75,11 @@ class Runs:
             case _:
                 pass
 
+    def typical_us(self, asset: AssetKey) -> int | None:
+        """The median time (µs) of a partition in recent runs that succeeded; None without any."""
+        recent = self._recent.get(asset)
+        return int(median(recent)) if recent else None
+
     def _end(
         self,
         id_: int,
@@ -82,6 +94,10 @@ class Runs:
             return  # the end of a run that had ended: refused, and already history
         self.counts[outcome] += 1
         self.run_us += duration_us
+        if outcome == "succeeded":
+            targets = run.event.targets
+            recent = self._recent.setdefault(targets[0].asset, deque(maxlen=RECENT))
+            recent.append(duration_us // len(targets))
         ended = Run(
             id_,
             run.started_at,

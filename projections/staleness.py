@@ -235,12 +235,16 @@ class Staleness(Debts):
                 again = before is not None and (before.fingerprint, before.code_version) == tried
                 attempt = before.attempt + 1 if before is not None and again else 1
                 state.failures[i] = Failure(failed[0], attempt, *tried, failed[1])
-            self._end(state, i, live.paying)
+            # What came meanwhile may be older than what it set out to pay: an upstream that a
+            # deployment added, or any news at all if the run had no reason any more.
+            self._end(state, i, min(live.paying, live.next))
 
     def _end(self, state: AssetState, i: int, owed: int) -> None:
         """The live run of this row is over; it owes `owed` from here on."""
         live = state.live.pop(i)
         state.owe(i, owed)
+        if owed < live.paying and not state.is_wall:
+            self.mark_below(state, i, owed)  # they owe what it set out to pay, which is later
         self._set_next(live, NOTHING)
         self.touch(state, i)
         self.touch_below(state, i)

@@ -4,6 +4,7 @@ from freshet.engine.events import EngineStarted, EngineStopped, Recorded
 from freshet.engine.keys import AssetKey, PartitionKey
 from freshet.projections.catalog import Catalog
 from freshet.projections.causes import Status, status
+from freshet.projections.demands import Demands
 from freshet.projections.pauses import Pauses
 from freshet.projections.runs import Runs
 from freshet.projections.sensors import Sensors
@@ -21,6 +22,7 @@ class View:
         self.catalog = Catalog()
         self.sensors = Sensors()
         self.pauses = Pauses()
+        self.backfills = Demands()
         self.engine: Recorded | None = None
         """The last start or stop of a daemon."""
 
@@ -35,6 +37,7 @@ class View:
         self.catalog.apply(recorded)
         self.sensors.apply(recorded)
         self.pauses.apply(recorded)
+        self.backfills.apply(recorded)
         if isinstance(recorded.event, EngineStarted | EngineStopped):
             self.engine = recorded
 

@@ -274,7 +274,7 @@ class Model:
                 run in self.runs
             ):
                 n = self.runs.pop(run)
-                self.owed[n] = self.running.pop(n)
+                self.end(n, min(self.running[n], self.next[n]))
                 if n not in self.cells:
                     self.owed.pop(n)
                 elif not isinstance(event, e.RunAbandoned) and self.forced.get(n, 0) < run:
@@ -324,13 +324,21 @@ class Model:
         if self.specs[n[0]].is_source and time_part(shape) is not None:
             self.seen[n[0]] = max(self.seen.get(n[0], 0), window_of(shape, n[1])[0])
 
-    def finish(self, recorded: e.Recorded, run: int, n: Key, v: str) -> None:
+    def end(self, n: Key, owed: int) -> None:
         paid = self.running.pop(n)
+        self.owed[n] = owed
+        if owed < paid and n in self.cells and not self.is_wall(n[0]):
+            for d in self.downs(n):
+                self.mark(d, owed)
+
+    def finish(self, recorded: e.Recorded, run: int, n: Key, v: str) -> None:
+        paid = self.running[n]
+        self.end(n, self.next[n])
         if n not in self.cells:
             return
         changed, first = self.version.get(n) != v, n not in self.version
         self.consumed[n], self.code[n] = self.pinned[n]
-        self.version[n], self.owed[n] = v, self.next[n]
+        self.version[n] = v
         self.failed.pop(n, None)
         for table in (self.forced, self.demand):
             if table.get(n, 0) < run:

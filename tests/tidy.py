@@ -50,6 +50,7 @@ LAYERS = (
         True,
         (
             "projections.pauses",
+            "projections.demands",
             "projections.sensors",
             "projections.runs",
             "projections.catalog",
@@ -64,7 +65,9 @@ LAYERS = (
             "projections.causes",
             "projections.view",
             "projections.why",
+            "projections.backfills",
             "projections.matrix",
+            "projections.plan",
             "projections.answers",
         ),
     ),

@@ -26,11 +26,17 @@ WIDTH_WITHOUT_TERMINAL = 160
 """Columns when stdout is a file or a pipe: wide enough that keys are not cut."""
 
 
-def console() -> Console:
-    """Rich on stdout; plain and wide when that is no terminal."""
-    if sys.stdout.isatty():
-        return Console()
-    return Console(width=WIDTH_WITHOUT_TERMINAL, no_color=True, highlight=False, soft_wrap=True)
+def console(*, stderr: bool = False) -> Console:
+    """Rich on stdout, or stderr; plain and wide when that is no terminal."""
+    if (sys.stderr if stderr else sys.stdout).isatty():
+        return Console(stderr=stderr)
+    return Console(
+        stderr=stderr,
+        width=WIDTH_WITHOUT_TERMINAL,
+        no_color=True,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def print_json(value: Any) -> None:

@@ -29,11 +29,13 @@ from freshet.projections.answers import (
     graph_rows,
     one_partition,
     positions_in,
+    select_assets,
     status_report,
     with_versions,
 )
 from freshet.projections.cells import cells_of
 from freshet.projections.matrix import MARKS, Matrix
+from freshet.projections.plan import plan_of
 from freshet.projections.view import View
 from freshet.projections.why import Explanation, describe, explain, short
 
@@ -96,6 +98,33 @@ def graph(pattern: str | None, state: Path, as_json: bool) -> None:
         policy = row.policy or "(source)"
         shown.add_row(row.asset, row.group, policy, row.partitions, ", ".join(row.upstream))
     console().print(shown)
+
+
+@click.command()
+@click.argument("selection", required=False)
+@state_option
+@json_option
+def plan(selection: str | None, state: Path, as_json: bool) -> None:
+    """What is not as it should be: what would run, in order, why, and what it waits for.
+
+    Empty when all is fresh. Of a selection, all that it is made from is planned with it.
+    """
+    view = run_async(_view, state)
+    graph = view.staleness.graph
+    keys = list(graph.specs) if selection is None else select_assets(view, selection)
+    above = {up for key in keys for up in graph.ancestors(key)}
+    rows = plan_of(view, [*keys, *above])
+    if as_json:
+        print_json(rows)
+        return
+    shown = table("asset", ">missing", ">stale", ">may follow", "from", "to", "why", "waits for")
+    for row in rows:
+        counts = (str(count or "") for count in (row.missing, row.stale, row.waiting))
+        shown.add_row(row.asset, *counts, row.first, row.last, row.why, row.blocked_by)
+    if rows:
+        console().print(shown)
+    total = sum(row.partitions for row in rows)
+    click.echo(f"{total} partitions to build" if rows else "nothing to do", err=True)
 
 
 @click.command()

@@ -137,6 +137,8 @@ async def append(state: Path, build: Callable[[View], tuple[Wish, ...]]) -> rang
     """
     async with reader(state) as stream:
         events = build(await view_of(stream))
+    if not events:
+        return range(0)
     request = Request(events, f"cli:{_user()}", uuid4().hex)  # the key makes a second try harmless
     try:
         return await ask(state, request)
