@@ -82,6 +82,10 @@ class Debts:
         """Time that has passed, as far as windows go."""
         self.watermarks: dict[AssetKey, int] = {}
         """The newest event time (µs) seen of a source whose windows open by watermark."""
+        self.moved: set[AssetKey] | None = None
+        """While definitions are deployed: the assets whose partitions came or went. Then each asset
+        derives its own, in order, and nothing spreads.
+        """
         self.cut_offs = 0
         """Debts that turned out to be for nothing new, and were paid without a run."""
         self._wave_until = -NOTHING
@@ -100,6 +104,9 @@ class Debts:
             here.ensure(row)
             self._appear(here, row)
             opened.append((here, row))
+            if self.moved is not None:
+                self.moved.add(here.spec.key)
+                continue
             for link in here.down:
                 if link.brings and link.down.grows:
                     below = link.lane.brings(row, link.down.n)
@@ -185,11 +192,13 @@ class Debts:
                 continue  # a deeper branch of the same removal came first
             below = list(downstream(here, row))
             self.retire(here, row)
+            if self.moved is not None:
+                self.moved.add(here.spec.key)
             for other, k in below:
                 if not other.exists[k]:
                     continue
                 self.touch(other, k)
-                if belongs(other, k):
+                if self.moved is not None or belongs(other, k):
                     self.mark(other, k, wave)
                 else:
                     stack.append((other, k))

@@ -35,15 +35,12 @@ def deploy(debts: Debts, old: Graph, new: Graph, recorded: Recorded) -> None:
     _link(debts)
     debts.now_us = max(debts.now_us, recorded.recorded_at)
     changed = {key for key, spec in new.specs.items() if _differs(old.specs.get(key), spec)}
-    affected = [
-        state
-        for state in debts.order
-        if state.spec.key in changed or any(link.up.spec.key in changed for link in state.up)
-    ]
-    for state in affected:  # before anything is removed: what time has opened stays
-        state.opened = _opened(debts, state)
-    for state in affected:
-        _redefine(debts, state, recorded.position, state.spec.key in changed)
+    debts.moved = set()
+    for state in debts.order:
+        key, above = state.spec.key, {link.up.spec.key for link in state.up}
+        if key in changed or above & changed or above & debts.moved:
+            _redefine(debts, state, recorded.position, key in changed)
+    debts.moved = None
     for name in orphaned:
         reader = states.get(name.asset)
         row = reader.number(name.partition) if reader is not None else None
@@ -142,6 +139,7 @@ def _link(debts: Debts) -> None:
 
 def _redefine(debts: Debts, state: AssetState, position: int, changed: bool) -> None:
     """Fit the rows to the new definition (upstreams first), and let those that changed owe it."""
+    state.opened = _opened(debts, state)
     _open_windows(debts, state, 0, position)
     for i in rows_of(state):
         if not belongs(state, i):

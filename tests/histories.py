@@ -34,8 +34,9 @@ def keys_of(shape: Partitions | None) -> list[str]:
 class History:
     """A growing history and the view that folds it; `say` records one event."""
 
-    def __init__(self, rng: random.Random, size: int) -> None:
+    def __init__(self, rng: random.Random, size: int, *, skips: bool = True) -> None:
         self.rng = rng
+        self.skips = skips
         self.view = View()
         self.recorded: list[e.Recorded] = []
         self.now = 1_000_000
@@ -173,7 +174,7 @@ class History:
         deps = []
         for up in self.rng.sample(ups, min(len(ups), self.rng.choice([0, 1, 1, 2, 2, 3]))):
             mapping = self.rng.choice(mappings_between(up.partitions, shape))
-            rule = self.rng.choice(["", "", "", "skip"])
+            rule = self.rng.choice(["", "", "", "skip" if self.skips else ""])
             deps.append(Dependency(up.key, mapping, missing=rule))  # type: ignore[arg-type]  # a Missing
         if isinstance(shape, Windows) and self.rng.random() < 0.3:
             deps.append(Dependency(key, Offset(-1)))

@@ -202,13 +202,12 @@ async def _wait(state: Path, position: int) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeRemainingColumn(), console=console(stderr=True)) as bar:
             task = bar.add_task(f"backfill {position}", total=now.total, completed=now.done)
-            async for batch in stream.follow(view.position):
-                for recorded in batch:
+            batches = stream.follow(view.position)
+            while not now.over:
+                for recorded in await anext(batches):
                     view.apply(recorded)
                 now = progress_of(view, view.backfills.backfills[position])
                 bar.update(task, completed=now.done)
-                if now.over:
-                    break
     if now.failed:
         raise RequestError(
             f"{now.failed} of {now.total} partitions failed",
