@@ -1,7 +1,8 @@
 """Partitions end to end on the real reactor and runner, with a clock that tests move."""
 
+from collections import Counter
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import anyio
 import pytest
@@ -12,12 +13,16 @@ from freshet.engine.events import (
     Materialized,
     PartitionsAdded,
     PartitionsRemoved,
+    Paused,
     RunFailed,
     RunStarted,
     SourceChanged,
 )
 from freshet.engine.keys import AssetPartition
+from freshet.projections.answers import status_report
 from freshet.projections.cells import cells_of
+from freshet.projections.matrix import matrix_of
+from freshet.projections.plan import plan_of
 from tests.engine import Engine, engine
 
 pytestmark = pytest.mark.anyio
@@ -578,3 +583,113 @@ async def test_a_change_finds_a_free_slot_beside_a_backfill() -> None:  # B2.6
         await e.settled()
         started = [r.event for r in await e.history() if isinstance(r.event, RunStarted)]
         assert sum(s.reason == "demanded" for s in started) == 100
+
+
+@pytest.mark.parametrize(
+    "days", [40, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
+async def test_thirty_five_assets_by_day_and_one_late_file(days: int) -> None:
+    """Everything is built once; then a late file for the fifteenth day from the end runs that day
+    and what truly depends on it: two days more behind a window of three, and the total.
+    """
+    shape = fr.daily("2019-01-01", opens="data")
+    files = fr.source("files", partitions=shape)
+
+    def chained(number: int) -> fr.Asset:
+        above = fr.Input(f"a{number - 1}" if number else "files", fr.trailing(3))
+        plain = f"a{number - 1}" if number else "files"
+
+        @fr.asset(key=f"a{number}", partitions=shape, deps=[above if number == 32 else plain])
+        async def made(context: fr.Context) -> fr.Output:
+            return fr.Output(data_version=str(context.run))
+
+        return made
+
+    @fr.asset(deps=["a33"])
+    async def total(context: fr.Context) -> fr.Output:
+        return fr.Output(data_version=str(context.run))
+
+    async with engine(files, *map(chained, range(34)), total, slots=64) as e:
+        keys = [str(date(2019, 1, 1) + timedelta(days=n)) for n in range(days)]
+        for start in range(0, days, 500):
+            await e.stream.append([SourceChanged("files", k, "1") for k in keys[start:][:500]])
+        await e.settled()
+        counts = Counter(await e.runs())
+        assert sum(counts.values()) == 34 * days + counts["total"]
+        assert all(count == 1 for name, count in counts.items() if name != "total")
+        assert sum(s.owing() for s in e.view.staleness.order) == 0
+        after = e.stream.head
+        e.advance(1)
+        await land(e, f"files@{keys[-15]}", version="2")
+        await e.settled()
+        late = [f"a{n}@{keys[-15]}" for n in range(32)]
+        late += [f"a{n}@{key}" for n in (32, 33) for key in keys[-15:-12]]
+        assert sorted(await e.runs(after)) == sorted([*late, "total"])
+
+
+async def test_the_matrix_counts_and_draws() -> None:  # A8
+    """A bar of marks in order, and counts that are those of the partitions one by one."""
+    keys = [f"k{n:04}" for n in range(1000)]
+    source = fr.source("source", partitions=fr.static(keys))
+
+    @fr.asset(partitions=fr.static(keys))
+    async def made(source: str) -> str:
+        if source == "bad":
+            raise ValueError(source)
+        return source
+
+    async with engine(source, made, slots=64) as e:
+        good = [SourceChanged("source", key, "1") for key in keys[:500]]
+        await e.stream.append(good)
+        await e.settled()
+        await land(e, f"source@{keys[-1]}", version="bad")
+        await e.settled()
+        matrix = matrix_of(e.view.staleness.states["made"], width=50)
+        assert (matrix.per_mark, matrix.first, matrix.last) == (20, keys[0], keys[-1])
+        assert matrix.bar == "#" * 25 + "." * 24 + "!"
+        one_by_one = Counter(states(e, "made").values())
+        counted = {word: count for word, count in matrix.counts.items() if count}
+        assert counted == {**one_by_one, "failed": 1}
+
+
+async def test_partitions_are_listed_page_by_page() -> None:
+    """Each page goes on after the one before, and together they are all, in order."""
+    keys = [f"k{n}" for n in range(2500)]
+    async with engine(fr.source("source", partitions=fr.static(keys))) as e:
+        seen: list[str] = []
+        after = None
+        while True:
+            report = status_report(e.view, "source", e.now, after=after, limit=999)
+            seen += [row.partition for row in report.partitions]
+            after = report.next
+            if after is None:
+                break
+        assert seen == keys
+
+
+async def test_a_plan_names_what_differs_and_is_empty_once_applied() -> None:  # L2
+    """Missing and stale partitions by asset, upstream first; nothing after they were built."""
+    files = fr.source("files", partitions=fr.static(["a", "b"]))
+
+    @fr.asset(partitions=fr.static(["a", "b"]))
+    def made(files: str) -> str:
+        return files
+
+    @fr.asset
+    def total(made: Mapping[str, str]) -> int:
+        return len(made)
+
+    async with engine(files, made, total) as e:
+        await land(e, "files@a", "files@b")
+        planned = plan_of(e.view, ["total", "made"])
+        assert [(row.asset, row.missing) for row in planned] == [("made", 2), ("total", 1)]
+        await e.settled()
+        assert plan_of(e.view, ["total", "made"]) == []
+        await e.say(Paused("*"))
+        e.advance(1)
+        await land(e, "files@b", version="2")
+        planned = plan_of(e.view, ["total", "made"])
+        assert [(r.asset, r.stale, r.waiting, r.first, r.why) for r in planned] == [
+            ("made", 1, 0, "b", "files@b changed"),
+            ("total", 0, 1, "", "may follow made@b"),
+        ]
