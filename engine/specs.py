@@ -24,8 +24,8 @@ class Dependency(msgspec.Struct, frozen=True, omit_defaults=True):
     """One edge: the upstream asset, how partitions map, and the parameter that receives the value.
 
     `parameter` is empty when the dependency's value is not loaded (`deps=`). Under `missing` skip
-    and fail, a partition waits for what is missing until `deadline_ms` after its window is over,
-    or after the change it owes if that is later.
+    and fail, a partition waits for what is missing until `deadline_ms` after its window is over;
+    if it is no window, after the change it owes.
     """
 
     asset: AssetKey

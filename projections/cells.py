@@ -123,10 +123,11 @@ def cells_of(state: AssetState) -> Iterator[Cell]:
         i = state.exists.find(1, i + 1)
 
 
-def link_owed(link: Link, i: int, *, every: bool = False) -> int:
+def link_owed(link: Link, i: int, *, coming: bool = False, every: bool = False) -> int:
     """What the upstream side of an edge has not yet absorbed; a wall has absorbed everything.
 
-    What may be missing, and is, is not waited for; `every` counts it too.
+    What may be missing, and is, does not count; with `coming` it does if a run is about to bring
+    it, with `every` in any case.
     """
     up = link.up
     if up.is_wall or not up.owes:
@@ -136,7 +137,11 @@ def link_owed(link: Link, i: int, *, every: bool = False) -> int:
         return up.min_owed()
     rows = link.lane.reads(i, up.n)
     if not every:
-        rows = [j for j in rows if j < up.n and up.there[j]]
+        rows = [
+            j
+            for j in rows
+            if j < up.n and (up.there[j] or (coming and (up.ready[j] or j in up.live)))
+        ]
     return up.min_owed_of(rows)
 
 
@@ -182,7 +187,7 @@ def gate(state: AssetState, i: int) -> int:
     limit = threshold(state, i)
     found = OPEN
     for link in state.up:
-        if link_owed(link, i) <= limit:
+        if link_owed(link, i, coming=True) <= limit:
             return SHUT
         if is_lacking(link, i):
             if link.rule == "wait":
@@ -192,12 +197,13 @@ def gate(state: AssetState, i: int) -> int:
 
 
 def due_us(state: AssetState, i: int) -> int:
-    """When a row may go on without what is missing: its deadline after its window is over, or after
-    the change it owes if that is later.
+    """When a row may go on without what is missing: its deadline after its window is over; if it is
+    no window, after the change it owes.
     """
-    since = state.marks.at.get(state.owed[i], 0)
     if state.calendar is not None:
-        since = max(since, state.calendar.end_us(i // state.stride))
+        since = state.calendar.end_us(i // state.stride)
+    else:
+        since = state.marks.at.get(state.owed[i], 0)
     late = (link.deadline_us for link in state.up if link.rule != "wait" and is_lacking(link, i))
     return since + max(late, default=0)
 

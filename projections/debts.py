@@ -249,8 +249,11 @@ class Debts:
         if i > state.high:
             state.high = i
 
-    def touch_below(self, state: AssetState, i: int) -> None:
+    def touch_below(self, state: AssetState, i: int, *, skipping: bool = False) -> None:
+        """Look at the rows that read this one again; `skipping`: at those that go on without it."""
         for link in state.down:
+            if skipping and link.rule == "wait":
+                continue
             for k in link.readers(i):
                 self.touch(link.down, k)
 
@@ -278,6 +281,7 @@ class Debts:
         if state.is_source:
             state.state[i] = FRESH if state.there[i] else MISSING
             return
+        was = state.ready[i]
         if i not in state.live and state.owed[i] < NOTHING:
             open_ = gate(state, i)
             if open_ == SHUT:
@@ -289,6 +293,9 @@ class Debts:
         else:
             self.unlist(state, i)
         state.state[i] = self._look(state, i)
+        if state.ready[i] != was and not state.there[i]:
+            # Who goes on without this row waits if it is about to come.
+            self.touch_below(state, i, skipping=True)
 
     def _cut_off(self, state: AssetState, i: int) -> None:
         state.note_cut(i, state.owed[i], self.position)

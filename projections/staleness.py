@@ -200,6 +200,8 @@ class Staleness(Debts):
             state.live[i] = live
             self._set_next(live, upstream_owed(state, i))
             self.touch(state, i)
+            if not state.there[i]:
+                self.touch_below(state, i, skipping=True)  # who goes on without it waits for it now
             state.cursor = i + 1
             if state in self.ready:  # served last, so it comes last
                 del self.ready[state]

@@ -49,6 +49,7 @@ class Model:
         self.attic: dict[Key, tuple[str, Read | None, str]] = {}
         self.now_us = 0
         self.seen: dict[str, int] = {}
+        self.memo: dict[Key, bool] = {}
         self.cache: dict[tuple[str, int, str], list[str]] = {}
 
     def is_wall(self, asset: str) -> bool:
@@ -76,15 +77,24 @@ class Model:
     def eff(self, n: Key) -> int:
         return self.running.get(n, self.owed.get(n, INF))
 
-    def up_eff(self, n: Key, *, every: bool = False) -> int:
+    def up_eff(self, n: Key, *, coming: bool = False, every: bool = False) -> int:
         effs = [
             self.eff(c)
             for dep, _, cells in self.ups(n)
             if not self.is_wall(dep.asset)
             for c in cells
-            if every or dep.missing in ("", "wait") or c in self.version
+            if every
+            or dep.missing in ("", "wait")
+            or c in self.version
+            or (coming and self.coming(c))
         ]
         return min(effs, default=INF)
+
+    def coming(self, n: Key) -> bool:
+        """Is a run of it alive or about to start?"""
+        if n not in self.memo:
+            self.memo[n] = n in self.running or self.listed(n) == "ready"
+        return self.memo[n]
 
     def fingerprint(self, n: Key) -> Read:
         read = []
@@ -100,7 +110,7 @@ class Model:
         """ "shut", "open", or "gaps" when only what may be missing is."""
         limit = self.demand[n] if self.is_wall(n[0]) and self.demand.get(n) else self.owed[n]
         found = "open"
-        if self.up_eff(n) <= limit:
+        if self.up_eff(n, coming=True) <= limit:
             return "shut"
         for dep, wanted, _ in self.ups(n):
             there = sum(c in self.version for c in wanted)
@@ -125,20 +135,25 @@ class Model:
 
     def startable(self) -> tuple[set[Key], set[Key]]:
         """(ready now, waiting for a time)"""
-        ready: set[Key] = set()
-        timed: set[Key] = set()
-        for n in self.cells:
-            wanted = not self.is_wall(n[0]) or self.demand.get(n)
-            if n in self.running or self.owed.get(n, INF) == INF or not wanted:
-                continue
-            gate = self.gate(n)
-            if gate != "shut" and self.must_run(n):
-                tried, retry_at = self.failed.get(n, (None, None))
-                if tried != (self.fingerprint(n), self.specs[n[0]].code_version):
-                    (ready if gate == "open" else timed).add(n)
-                elif retry_at is not None:
-                    timed.add(n)
-        return ready, timed
+        self.memo = {}
+        listed = {n: self.listed(n) for n in self.cells}
+        return (
+            {n for n, word in listed.items() if word == "ready"},
+            {n for n, word in listed.items() if word == "timed"},
+        )
+
+    def listed(self, n: Key) -> str:
+        """ "ready", "timed", or neither."""
+        wanted = not self.is_wall(n[0]) or self.demand.get(n)
+        if n in self.running or self.owed.get(n, INF) == INF or not wanted:
+            return ""
+        gate = self.gate(n)
+        if gate == "shut" or not self.must_run(n):
+            return ""
+        tried, retry_at = self.failed.get(n, (None, None))
+        if tried != (self.fingerprint(n), self.specs[n[0]].code_version):
+            return "ready" if gate == "open" else "timed"
+        return "timed" if retry_at is not None else ""
 
     def state(self, n: Key) -> str:
         if n not in self.version:
@@ -236,6 +251,7 @@ class Model:
         while moved:
             moved = False
             for n in self.cells:
+                self.memo = {}
                 if n in self.running or self.owed.get(n, INF) == INF or self.specs[n[0]].is_source:
                     continue
                 shut = self.gate(n) == "shut"
@@ -245,6 +261,7 @@ class Model:
 
     def apply(self, recorded: e.Recorded) -> None:
         p, event = recorded.position, recorded.event
+        self.memo = {}
         match event:
             case (
                 e.SourceChanged(asset=a, partition=k, data_version=v)
