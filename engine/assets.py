@@ -157,6 +157,7 @@ def asset(
             raise DefinitionError(
                 f"asset '{name}' has retries={retries} ({where})", hint="use 0 or more"
             )
+        _check_partitions(name, partitions, where)
         _check_batch(name, batch, partitions, where)
         limit = (
             parse_duration_ms(timeout, f"asset '{name}': timeout") if timeout is not None else None
@@ -207,6 +208,7 @@ def source(
     here = inspect.currentframe()
     caller = here.f_back if here is not None else None
     where = f"{caller.f_code.co_filename}:{caller.f_lineno}" if caller is not None else "?"
+    _check_partitions(name, partitions, where)
     spec = AssetSpec(
         name,
         "source",
@@ -314,6 +316,11 @@ def _dependency(
             hint=did_you_mean(key, known) or "add it to Project(assets=[...])",
         )
     theirs, ours = upstream.spec.partitions, item.spec.partitions
+    if not isinstance(mapping, PartitionMapping | Custom | None):
+        raise DefinitionError(
+            f"asset '{item.key}': mapping={mapping!r} of '{key}' is no mapping ({item.where})",
+            hint="fr.trailing(7), fr.previous(), fr.last(), fr.all_partitions() and their like",
+        )
     try:
         if isinstance(mapping, Custom):
             mapping = mapping.tabulate(theirs, ours)
@@ -346,6 +353,14 @@ def _deadline_ms(item: Asset, key: AssetKey, wanted: Input) -> int:
             hint="say what happens at the deadline: missing='skip' or missing='fail'",
         )
     return deadline
+
+
+def _check_partitions(name: AssetKey, partitions: object, where: str) -> None:
+    if not isinstance(partitions, Partitions | None):
+        raise DefinitionError(
+            f"asset '{name}' has partitions={partitions!r} ({where})",
+            hint="fr.daily('2024-01-01'), fr.static([...]), fr.dynamic() and their like",
+        )
 
 
 def _check_batch(name: AssetKey, batch: int, partitions: Partitions | None, where: str) -> None:

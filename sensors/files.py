@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError
 from freshet.engine.keys import AssetKey
-from freshet.engine.partitions import describe
+from freshet.engine.partitions import Product, describe
 from freshet.engine.specs import AssetSpec
 from freshet.sensors.pattern import parse_pattern
 from freshet.sensors.sensor import Batch
@@ -35,7 +35,8 @@ def files(
     reconcile: float | str = RECONCILE_S,
     poll: bool = False,
 ) -> "FilesSensor":
-    """A sensor for files at `pattern` (`landing/{partition}.csv`), each a partition of `source`.
+    """A sensor for files at `pattern` (`landing/{partition}.csv`), each a partition of `source`; of
+    a product also by dimension (`landing/{day}/{region}.csv`).
 
     The data version is the digest of the content, so touching a file changes nothing. A file counts
     once nobody has it open for writing; with `settle`, once it also has not changed for that long.
@@ -46,8 +47,9 @@ def files(
         raise DefinitionError(
             f"files({pattern!r}): on_removal={on_removal!r}", hint="use 'withdraw' or 'keep'"
         )
-    parsed = parse_pattern(pattern)
     spec = source.spec
+    shape = spec.partitions
+    parsed = parse_pattern(pattern, shape.names if isinstance(shape, Product) else ())
     if parsed.partitioned != (spec.partitions is not None):
         raise DefinitionError(
             f"the pattern {pattern!r} does not fit source '{spec.key}'",

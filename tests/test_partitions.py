@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import anyio
 import pytest
@@ -691,3 +692,50 @@ async def test_a_plan_names_what_differs_and_is_empty_once_applied() -> None:  #
             ("made", 1, 0, "b", "files@b changed"),
             ("total", 0, 1, "", "may follow made@b"),
         ]
+
+
+async def test_what_failed_is_gone_on_without_at_the_deadline() -> None:  # S14
+    """One of two partitions failed: what reads both waits ten minutes, then goes on with the gap;
+    the repaired one makes it run again.
+    """
+    source = fr.source("source", partitions=fr.static(["p1", "p2"]))
+
+    @fr.asset(partitions=fr.static(["p1", "p2"]))
+    def parts(source: str) -> str:
+        if source == "bad":
+            raise ValueError("no")
+        return source
+
+    @fr.asset(inputs={"parts": fr.Input("parts", missing="skip", deadline="10m")})
+    def x(parts: Mapping[str, str]) -> dict[str, str]:
+        return dict(parts)
+
+    async with engine(source, parts, x) as e:
+        await land(e, "source@p1", version="good")
+        await land(e, "source@p2", version="bad")
+        await e.settled()
+        assert (e.status("x").activity, "x" in await e.runs()) == ("held", False)
+        e.advance(601)
+        await e.loop.act()
+        await e.settled()
+        assert await value(e, "x") == {"p1": "good"}
+        assert e.status("x").state == "fresh"
+        await land(e, "source@p2", version="repaired")
+        await e.loop.act()
+        await e.settled()
+        e.advance(601)
+        await e.loop.act()
+        await e.settled()
+        assert await value(e, "x") == {"p1": "good", "p2": "repaired"}
+
+
+async def test_what_no_mapping_and_no_partitions_are_is_refused() -> None:
+    """By name, with a hint, when it is declared."""
+    odd: Any = "daily"
+    with pytest.raises(fr.DefinitionError, match="partitions='daily'"):
+        fr.asset(key="a", partitions=odd)(lambda: None)
+    with pytest.raises(fr.DefinitionError, match="partitions='daily'"):
+        fr.source("s", partitions=odd)
+    reading = fr.asset(key="a", deps=[fr.Input("s", odd)])(lambda: None)
+    with pytest.raises(fr.DefinitionError, match="mapping='daily'"):
+        fr.Project([fr.source("s"), reading])

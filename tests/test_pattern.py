@@ -39,7 +39,8 @@ def test_a_path_matches_exactly_when_the_equal_regular_expression_does(
     text: str, relative: str
 ) -> None:
     pattern = parse_pattern(text)
-    expression = re.escape(pattern.prefix) + "([^/]+)" + re.escape(pattern.suffix)
+    prefix, suffix = pattern.relative.split(PLACEHOLDER)
+    expression = re.escape(prefix) + "([^/]+)" + re.escape(suffix)
     match = re.fullmatch(expression, relative)
     assert pattern.partition_of(relative) == (match[1] if match else None)
 
@@ -110,3 +111,21 @@ def test_a_pattern_that_cannot_be_used_is_refused_by_name(text: str) -> None:
     with pytest.raises(DefinitionError) as caught:
         parse_pattern(text)
     assert repr(text) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "relative", "key"),
+    [
+        ("landing/{day}/{region}.csv", "2024-01-05/eu.csv", "2024-01-05|eu"),
+        ("landing/{region}/{day}.csv", "eu/2024-01-05.csv", "2024-01-05|eu"),
+        ("landing/{day}-{region}.csv", "2024-01-05-eu.csv", "2024-01-05|eu"),
+        ("landing/{partition}.csv", "2024-01-05|eu.csv", "2024-01-05|eu"),
+    ],
+)
+def test_the_dimensions_of_a_product_may_stand_anywhere(text: str, relative: str, key: str) -> None:
+    pattern = parse_pattern(text, ("day", "region"))
+    assert pattern.partition_of(relative) == key
+    assert pattern.path_of(key) == relative
+    for bad in ("landing/{day}.csv", "landing/{day}/{size}.csv", "landing/{day}/{day}.csv"):
+        with pytest.raises(DefinitionError, match=r"{day} {region} once"):
+            parse_pattern(bad, ("day", "region"))
