@@ -7,6 +7,13 @@ from typing import Any, NamedTuple, overload
 
 import msgspec
 
+from freshet.engine.arguments import (
+    check_batch,
+    check_partitions,
+    check_types,
+    plain,
+    texts,
+)
 from freshet.engine.codeversion import code_version as derived_version
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError, did_you_mean
@@ -157,8 +164,8 @@ def asset(
             raise DefinitionError(
                 f"asset '{name}' has retries={retries} ({where})", hint="use 0 or more"
             )
-        _check_partitions(name, partitions, where)
-        _check_batch(name, batch, partitions, where)
+        check_partitions(name, partitions, where)
+        check_batch(name, batch, partitions, where)
         limit = (
             parse_duration_ms(timeout, f"asset '{name}': timeout") if timeout is not None else None
         )
@@ -178,10 +185,10 @@ def asset(
             batch=batch,
             group=group,
             tags=dict(tags or {}),
-            owners=_texts(owners, name, "owners"),
-            kinds=_texts(kinds, name, "kinds"),
+            owners=texts(owners, name, "owners"),
+            kinds=texts(kinds, name, "kinds"),
             description=inspect.getdoc(function) or "" if description is None else description,
-            metadata=_plain(metadata or {}, name),
+            metadata=plain(metadata or {}, name),
         )
         return Asset(
             function, spec, has_policy=freshness is not None, deps=deps, inputs=inputs or {}
@@ -208,17 +215,17 @@ def source(
     here = inspect.currentframe()
     caller = here.f_back if here is not None else None
     where = f"{caller.f_code.co_filename}:{caller.f_lineno}" if caller is not None else "?"
-    _check_partitions(name, partitions, where)
+    check_partitions(name, partitions, where)
     spec = AssetSpec(
         name,
         "source",
         partitions=partitions,
         group=group,
         tags=dict(tags or {}),
-        owners=_texts(owners, name, "owners"),
-        kinds=_texts(kinds, name, "kinds"),
+        owners=texts(owners, name, "owners"),
+        kinds=texts(kinds, name, "kinds"),
         description=description,
-        metadata=_plain(metadata or {}, name),
+        metadata=plain(metadata or {}, name),
     )
     return Source(spec, where)
 
@@ -247,6 +254,8 @@ def resolve(
         _resolved(item, known, default_policy) if isinstance(item, Asset) else item.spec
         for item in known.values()
     ]
+    for spec in specs:
+        check_types(spec, known[spec.key].where)
     places = {key: item.where for key, item in known.items()}
     assets = {key: item for key, item in known.items() if isinstance(item, Asset)}
     return Graph.build(specs, places), assets
@@ -353,36 +362,3 @@ def _deadline_ms(item: Asset, key: AssetKey, wanted: Input) -> int:
             hint="say what happens at the deadline: missing='skip' or missing='fail'",
         )
     return deadline
-
-
-def _check_partitions(name: AssetKey, partitions: object, where: str) -> None:
-    if not isinstance(partitions, Partitions | None):
-        raise DefinitionError(
-            f"asset '{name}' has partitions={partitions!r} ({where})",
-            hint="fr.daily('2024-01-01'), fr.static([...]), fr.dynamic() and their like",
-        )
-
-
-def _check_batch(name: AssetKey, batch: int, partitions: Partitions | None, where: str) -> None:
-    if batch < 1 or (batch > 1 and partitions is None):
-        raise DefinitionError(
-            f"asset '{name}' has batch={batch} ({where})",
-            cause="a batch is a number of partitions that one run may take",
-            hint="use 1 or more, and partitions=",
-        )
-
-
-def _texts(values: Sequence[str], key: AssetKey, name: str) -> tuple[str, ...]:
-    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
-        raise DefinitionError(f"asset '{key}': {name}={values!r} should be a list of texts")
-    return tuple(values)
-
-
-def _plain(values: Mapping[str, Plain], key: AssetKey) -> dict[str, Plain]:
-    for name, value in values.items():
-        if not isinstance(value, str | int | float | bool | None):
-            raise DefinitionError(
-                f"asset '{key}': metadata {name!r} is a {type(value).__name__}",
-                hint="metadata values are text, numbers, true/false or none",
-            )
-    return dict(values)

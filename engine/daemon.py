@@ -15,6 +15,7 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
+from freshet.engine.asking import StatusQuestion, status_of
 from freshet.engine.events import (
     AnyEvent,
     EngineStarted,
@@ -28,6 +29,7 @@ from freshet.engine.socket import serve
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.stream import MAX_BATCH, EventStream, wall_clock
 from freshet.engine.supervisor import supervise
+from freshet.projections.answers import StatusReport
 from freshet.projections.view import View
 
 STREAM_FILE = "stream.db"
@@ -58,6 +60,13 @@ class Daemon:
     def view(self) -> View:
         """Everything known at the newest folded position."""
         return self.loop.view
+
+    async def status(self, question: StatusQuestion) -> StatusReport:
+        """How things stand once everything recorded by now is folded."""
+        head = self.stream.head
+        while self.view.position < head:
+            await anyio.sleep(0.001)
+        return await status_of(self.view, self.stream.at, question, wall_clock())
 
     def stop(self, reason: str = "asked to stop") -> None:
         """Begin to stop, or, the second time, stop without waiting for live runs."""
@@ -117,7 +126,9 @@ async def daemon(
         async with anyio.create_task_group() as tasks:
             running = Daemon(stream, loop, tasks)
             listening = anyio.Event()
-            tasks.start_soon(lambda: serve(state, stream, ready=listening), name="socket")
+            tasks.start_soon(
+                lambda: serve(state, stream, running.status, ready=listening), name="socket"
+            )
             await listening.wait()
             tasks.start_soon(loop.run, name="loop")
             for sensor in project.sensors if sensors else ():

@@ -11,7 +11,7 @@ import msgspec
 
 from freshet.engine.errors import DefinitionError, RequestError, did_you_mean
 from freshet.engine.keys import AssetKey
-from freshet.engine.mappings import Offset, PartitionMapping, mapping_problem
+from freshet.engine.mappings import Dimensions, Identity, Offset, PartitionMapping, mapping_problem
 from freshet.engine.partitions import describe
 from freshet.engine.specs import AssetSpec, Dependency
 
@@ -114,7 +114,12 @@ def _check_dependencies(
 
 
 def _is_earlier(dep: Dependency) -> bool:
-    return isinstance(dep.mapping, Offset) and dep.mapping.windows < 0
+    mapping = dep.mapping
+    if isinstance(mapping, Dimensions):  # the dimension that grows comes first in the numbering
+        return any(
+            isinstance(pair.mapping, Offset) and pair.mapping.windows < 0 for pair in mapping.pairs
+        ) and all(isinstance(pair.mapping, Offset | Identity) for pair in mapping.pairs)
+    return isinstance(mapping, Offset) and mapping.windows < 0
 
 
 def _ordered(

@@ -124,7 +124,7 @@ class SteppedLane:
         # one step further on both sides.
         first = self._up.step(j, -self._last - 1)
         last = self._up.step(j, 1 - self._first)
-        start = (first if first is not None else -1) + 1 - self._delta
+        start = (first + 1 if first is not None else -max(self._last, 0)) - self._delta
         stop = (last if last is not None else j + 1) - self._delta
         candidates = range(max(0, start), max(0, stop))
         return tuple(i for i in candidates if j in self.reads(i, 0))

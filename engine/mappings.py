@@ -104,7 +104,7 @@ class Custom:
 def _texts(value: Any, key: str) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
-    found = tuple(value)
+    found = tuple(dict.fromkeys(value))
     if not all(isinstance(text, str) for text in found):
         raise DefinitionError(f"a mapping gave {value!r} for {key!r}, which are no partition keys")
     return found
@@ -213,19 +213,33 @@ def _windows_problem(
 
 
 def _incomplete(upstream: Windows, downstream: Windows, first: int, last: int) -> str | None:
-    """The window of the downstream that can never have all its inputs, in words."""
+    """The window of the downstream that can never have all its inputs, in words.
+
+    `first` and `last`: how many windows from its own one reads. Earlier windows than the upstream
+    has are read by none; that is how a trailing window, or an asset on its own past, begins.
+    """
     up, down = space_of(upstream), space_of(downstream)
     assert isinstance(up, Calendar)
     assert isinstance(down, Calendar)
-    begins = down.start_us(0)
-    if begins < up.start_us(0) and last >= 0:
+    begin = down.step(-1, 1)
+    if begin is None:
+        return None
+    alike = upstream.grid == downstream.grid
+    shift = down.absolute - up.absolute + last if alike else 0
+    late = begin + shift < 0 if alike else down.start_us(begin) < up.start_us(up.step(-1, 1) or 0)
+    if late and last >= 0:
         return f"the upstream starts on {upstream.start}, later than {downstream.start}"
-    if upstream.end is not None and (down.size is None or down.size + max(last, 0) > 0):
-        ends = up.start_us(up.size or 0)
-        reach = None if down.size is None else down.start_us(max(0, down.size + max(0, last)))
-        if reach is None or reach > ends:
-            return f"the upstream ends on {upstream.end}, earlier than {downstream.end or 'never'}"
-    if upstream.grid == downstream.grid and first == last == 0:
+    if up.size is not None:
+        ended = "never" if down.size is None else str(downstream.end)
+        if down.size is None:
+            over = True
+        elif alike:
+            over = down.size + shift > up.size
+        else:
+            over = down.start_us(down.size) > up.start_us(up.size)
+        if over:
+            return f"the upstream ends on {upstream.end}, earlier than {ended}"
+    if alike and first == last == 0:
         for key in upstream.exclude:
             if down.ordinal(key) is not None:
                 return f"the upstream excludes {key}, which the downstream has"

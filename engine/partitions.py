@@ -6,13 +6,15 @@ of those. Of bounded static keys all exist from the start; windows come into bei
 
 from collections.abc import Sequence
 from datetime import date, datetime
+from math import prod
 
 import msgspec
 
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError
 from freshet.engine.keys import partition_key_problem
-from freshet.engine.windows import Opens, Windows, check_windows
+from freshet.engine.window_checks import check_windows
+from freshet.engine.windows import Opens, Windows
 
 SEPARATOR = "|"
 """Between the keys of a product's dimensions, as in `2024-01-05|eu`."""
@@ -189,7 +191,8 @@ def product(**dimensions: Dimension) -> Product:
                 f"product: dimension '{name}' is {dimension!r}",
                 hint="use windows, static() or dynamic() partitions",
             )
-        for key in dimension.keys if isinstance(dimension, Static) else ():
+        fixed = dimension.keys if isinstance(dimension, Static) else ()
+        for key in (*fixed, dimension.format) if isinstance(dimension, Windows) else fixed:
             if SEPARATOR in key:
                 raise DefinitionError(
                     f"product: the key {key!r} of dimension '{name}' contains '{SEPARATOR}'",
@@ -203,6 +206,12 @@ def product(**dimensions: Dimension) -> Product:
             f"product: more than one dimension can grow ({', '.join(growing)})",
             cause="partitions are numbered densely, one dimension after the other",
             hint="make all but one of them static",
+        )
+    each = prod(len(d.keys) for d in dimensions.values() if isinstance(d, Static))
+    if each > MAX_STATIC:
+        raise DefinitionError(
+            f"product: {each} combinations of static keys are more than {MAX_STATIC}",
+            hint="use fewer keys, or a dynamic dimension",
         )
     return Product(tuple(dimensions), tuple(dimensions.values()))
 

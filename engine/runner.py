@@ -32,7 +32,7 @@ from freshet.engine.inputs import (
 from freshet.engine.keys import AssetPartition, PartitionKey
 from freshet.engine.orders import Order
 from freshet.engine.persist import persist
-from freshet.engine.signatures import element_annotation
+from freshet.engine.signatures import element_annotation, without_none
 from freshet.engine.spaces import calendar_of
 from freshet.engine.specs import Plain
 from freshet.engine.stores.landing import InputChangedError, still_the_same
@@ -182,7 +182,7 @@ class Runner:
         return arguments
 
     def _load(self, work: Work, parameter: str, load: Load, lazy: bool) -> Any:
-        annotation = work.asset.annotations.get(parameter)
+        annotation = without_none(work.asset.annotations.get(parameter))
         if not load.read.many:
             if not load.positions:
                 return None  # it is missing, and the asset goes on without
@@ -368,7 +368,7 @@ def _valueless_version(order: Order, number: int, inputs: tuple[Input, ...]) -> 
 
 
 def _may_be_path(asset: Asset, parameter: str, load: Load) -> bool:
-    annotation = asset.annotations.get(parameter)
+    annotation = without_none(asset.annotations.get(parameter))
     element = element_annotation(annotation) if load.read.many else annotation
     return element is None or element is Path
 

@@ -3,8 +3,8 @@
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from types import SimpleNamespace
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from freshet.engine.errors import DefinitionError
 from freshet.engine.keys import AssetKey
@@ -53,6 +53,14 @@ def annotations_of(function: Callable[..., Any]) -> dict[str, Any]:
         with suppress(NameError, TypeError, AttributeError, SyntaxError):
             found |= get_type_hints(one, globalns=getattr(target, "__globals__", {}))
     return found
+
+
+def without_none(annotation: Any) -> Any:
+    """T of `T | None`, which says that an input may be missing; others as they are."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation
+    rest = [part for part in get_args(annotation) if part is not NoneType]
+    return rest[0] if len(rest) == 1 else annotation
 
 
 def place_of(function: Callable[..., Any]) -> str:

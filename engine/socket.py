@@ -6,6 +6,7 @@ may write there may ask; there is no other authentication.
 
 import os
 import tempfile
+from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import msgspec
 from anyio.abc import ByteStream, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from freshet.engine.asking import StatusQuestion
 from freshet.engine.errors import FreshetError, RequestError
 from freshet.engine.events import (
     DemandCancelled,
@@ -27,6 +29,7 @@ from freshet.engine.events import (
     SourceChanged,
 )
 from freshet.engine.stream import EventStream
+from freshet.projections.answers import StatusReport
 
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 """A demand for 1,000,000 partitions fits; what is larger is not a request from us."""
@@ -49,18 +52,20 @@ Wish = (
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Append these events for `actor`, once per `key`."""
+    """Append these events for `actor`, once per `key`; or answer a question."""
 
-    events: tuple[Wish, ...]
+    events: tuple[Wish, ...] = ()
     actor: str | None = None
     key: str | None = None
+    status: StatusQuestion | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The first and last position appended, or the error in its three parts."""
+    """The first and last position appended, or the answer, or the error in its three parts."""
 
     first: int = 0
     last: int = 0
+    report: StatusReport | None = None
     error: str = ""
     cause: str | None = None
     hint: str | None = None
@@ -77,7 +82,16 @@ def socket_path(state: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"freshet-{os.getuid()}-{digest}.sock"
 
 
-async def serve(state: Path, stream: EventStream, *, ready: anyio.Event | None = None) -> None:
+StatusAnswer = Callable[[StatusQuestion], Awaitable[StatusReport]]
+
+
+async def serve(
+    state: Path,
+    stream: EventStream,
+    status: StatusAnswer,
+    *,
+    ready: anyio.Event | None = None,
+) -> None:
     """Answer requests until cancelled; a socket left by a dead daemon is replaced."""
     path = socket_path(state)
     path.unlink(missing_ok=True)
@@ -86,7 +100,7 @@ async def serve(state: Path, stream: EventStream, *, ready: anyio.Event | None =
         if ready is not None:
             ready.set()
         async with listener:
-            await listener.serve(lambda client: _converse(client, stream))
+            await listener.serve(lambda client: _converse(client, stream, status))
     finally:
         path.unlink(missing_ok=True)
 
@@ -97,16 +111,31 @@ async def ask(state: Path, request: Request) -> range:
     Raises OSError when no daemon listens, an anyio stream error when it ends before it answers,
     RequestError as the daemon says.
     """
+    answer = await _exchange(state, request)
+    return range(answer.first, answer.last + 1)
+
+
+async def ask_status(state: Path, question: StatusQuestion) -> StatusReport:
+    """How things stand, as the daemon knows it: nothing is read or folded for it. Raises as `ask`,
+    and OSError also when the daemon does not know the question.
+    """
+    answer = await _exchange(state, Request(status=question))
+    if answer.report is None:
+        raise OSError("the daemon is of another release")
+    return answer.report
+
+
+async def _exchange(state: Path, request: Request) -> Answer:
     async with await anyio.connect_unix(socket_path(state)) as daemon:
         await daemon.send(msgspec.json.encode(request) + b"\n")
         line = await BufferedByteReceiveStream(daemon).receive_until(b"\n", MAX_REQUEST_BYTES)
     answer = msgspec.json.decode(line, type=Answer)
     if answer.error:
         raise RequestError(answer.error, cause=answer.cause, hint=answer.hint)
-    return range(answer.first, answer.last + 1)
+    return answer
 
 
-async def _converse(client: SocketStream, stream: EventStream) -> None:
+async def _converse(client: SocketStream, stream: EventStream, status: StatusAnswer) -> None:
     async with client:
         lines = BufferedByteReceiveStream(client)
         while True:
@@ -119,7 +148,7 @@ async def _converse(client: SocketStream, stream: EventStream) -> None:
                     client, Answer(error=f"a request is longer than {MAX_REQUEST_BYTES} bytes")
                 )
                 return
-            await _say(client, await _answer(line, stream))
+            await _say(client, await _answer(line, stream, status))
 
 
 async def _say(client: ByteStream, answer: Answer) -> None:
@@ -129,9 +158,11 @@ async def _say(client: ByteStream, answer: Answer) -> None:
         return  # whoever asked has gone; what was appended stays appended
 
 
-async def _answer(line: bytes, stream: EventStream) -> Answer:
+async def _answer(line: bytes, stream: EventStream, status: StatusAnswer) -> Answer:
     try:
         request = msgspec.json.decode(line, type=Request)
+        if request.status is not None:
+            return Answer(report=await status(request.status))
         if not request.events:
             return Answer(error="a request appends no event")
         positions = await stream.append(request.events, key=request.key, actor=request.actor)

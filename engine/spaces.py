@@ -13,7 +13,7 @@ from typing import Protocol
 
 from freshet.engine.keys import PartitionKey, partition_key_problem
 from freshet.engine.partitions import SEPARATOR, Dynamic, Partitions, Product, Static
-from freshet.engine.windows import Calendar, Windows
+from freshet.engine.windows import MAX_AHEAD_US, Calendar, Windows
 
 
 class Space(Protocol):
@@ -164,6 +164,14 @@ def calendar_of(space: Space) -> tuple[Calendar | None, int]:
         found = space.spaces[slowest]
         return (found if isinstance(found, Calendar) else None), space.stride[slowest]
     return (space if isinstance(space, Calendar) else None), 1
+
+
+def is_too_far(space: Space, ordinal: int, now_us: int) -> bool:
+    """Is this a window without end that begins absurdly long after `now_us`?"""
+    calendar, stride = calendar_of(space)
+    if calendar is None or calendar.size is not None:
+        return False
+    return calendar.start_us(ordinal // stride) > now_us + MAX_AHEAD_US
 
 
 def contains(partitions: Partitions | None, key: PartitionKey) -> bool:

@@ -9,14 +9,11 @@ hole. Times are microseconds since the epoch, UTC.
 
 from bisect import bisect_right
 from datetime import UTC, date, datetime, timedelta
-from functools import lru_cache
 from typing import Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
-from cronsim import CronSim, CronSimError
-
-from freshet.engine.errors import DefinitionError
+from cronsim import CronSim
 
 HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
@@ -24,6 +21,20 @@ EPOCH = date(1970, 1, 1).toordinal()
 
 Opens = Literal["time", "data"]
 Unit = Literal["hour", "day", "week", "month", "cron"]
+
+FIRST_YEAR, LAST_YEAR = 1000, 9000
+"""Between these years windows may begin: far from where Python's dates end."""
+
+MAX_AHEAD_US = 10 * 366 * DAY_US
+"""How far after it is recorded a window may begin: what is later is a slip of the pen, and would
+make room for every window before it.
+"""
+
+SKIPPED_A_DAY = frozenset(
+    f"Pacific/{name}"
+    for name in ("Apia", "Enderbury", "Fakaofo", "Kanton", "Kiritimati", "Kwajalein")
+)
+"""Zones that have left out a whole day, which is no window then."""
 
 MAX_HOLES = 4000
 """Numbers without a window passed over in a row: eleven years of days, enough for 29 February."""
@@ -57,7 +68,9 @@ class Windows(msgspec.Struct, frozen=True, tag="windows", omit_defaults=True):
         """What two definitions share when window n of one is, up to a shift, a window of
         the other.
         """
-        return self.every, self.tz, self.offset_min
+        if self.unit != "hour":
+            return self.every, self.tz, self.offset_min
+        return self.every, self.tz, Calendar(self).start_us(0) // 60_000_000 % 60
 
 
 class Calendar:
@@ -71,17 +84,27 @@ class Calendar:
         self._cron = CronSim(windows.every, datetime(2000, 1, 1)) if self.unit == "cron" else None
         self._slots = _slots(self._cron) if self._cron is not None else ()
         first = datetime.fromisoformat(windows.start)
-        self._start_us = self._instant(first)
+        self._monday = _monday(first - self._shift)
+        self.max_holes = MAX_HOLES * max(1, len(self._slots))
+        self._start_us = self._instant(first) + (
+            windows.offset_min * 60_000_000 if self.unit == "hour" else 0
+        )
         self._base = self._number(first)
         if self._local_start(0) < first:
             self._base += 1
+        self._last = self._number(datetime(LAST_YEAR, 1, 1)) - self._base
         self.size = self._size()
         """How many ordinals there are; None without an end."""
         self.excluded = frozenset(
-            found for key in windows.exclude if (found := self._parse(key)) is not None
+            found for key in windows.exclude if (found := self.parse(key)) is not None
         )
-        self.has_holes = bool(self.excluded) or (
-            self._cron is not None and not _every_day(self._cron)
+        self._skips = self.zone is not None and (
+            self._cron is not None or windows.tz in SKIPPED_A_DAY
+        )
+        self.has_holes = (
+            bool(self.excluded)
+            or self._skips
+            or (self._cron is not None and not _every_day(self._cron))
         )
 
     @property
@@ -91,7 +114,7 @@ class Calendar:
         """
         if self.unit == "hour":
             return self._start_us // HOUR_US + self._base
-        return self._base + (self._week_base() // 7 if self.unit == "week" else 0)
+        return self._base + (self._monday // 7 if self.unit == "week" else 0)
 
     # --- keys -----------------------------------------------------------------------------------
 
@@ -110,12 +133,12 @@ class Calendar:
 
     def ordinal(self, key: str) -> int | None:
         """The window with this key, or None when the definition has none."""
-        found = self._parse(key)
+        found = self.parse(key)
         return found if found is not None and self.valid(found) else None
 
     def valid(self, ordinal: int) -> bool:
         """Is there a window of this number?"""
-        if ordinal < 0 or (self.size is not None and ordinal >= self.size):
+        if not 0 <= ordinal < (self._last if self.size is None else self.size):
             return False
         return not (self.has_holes and self._is_hole(ordinal))
 
@@ -130,11 +153,9 @@ class Calendar:
             while ordinal >= 0 and self._is_hole(ordinal):
                 ordinal += direction
                 passed += 1
-                if passed > MAX_HOLES:
+                if passed > self.max_holes:
                     return None
-            if ordinal < 0:
-                return None
-        return ordinal
+        return ordinal if ordinal >= 0 else None
 
     # --- moments --------------------------------------------------------------------------------
 
@@ -143,7 +164,9 @@ class Calendar:
         if self.unit == "hour":
             return self._start_us + (self._base + ordinal) * HOUR_US
         if self.zone is None and self.unit in ("day", "week"):
-            days = self._base + ordinal * (7 if self.unit == "week" else 1)
+            days = self._base + ordinal
+            if self.unit == "week":
+                days = self._monday + days * 7
             return (days - EPOCH) * DAY_US + self.windows.offset_min * 60_000_000
         return self._instant(self._local_start(ordinal))
 
@@ -151,7 +174,7 @@ class Calendar:
         """The moment a window ends, which is the next one's start."""
         following = ordinal + 1
         passed = 0
-        while self._cron is not None and not self._matches(following) and passed < MAX_HOLES:
+        while self._cron is not None and not self._matches(following) and passed < self.max_holes:
             following += 1
             passed += 1
         return self.start_us(following)
@@ -172,7 +195,7 @@ class Calendar:
         while self.start_us(found + 1) <= us:
             found += 1
         passed = 0
-        while self._cron is not None and not self._matches(found) and passed < MAX_HOLES:
+        while self._cron is not None and not self._matches(found) and passed < self.max_holes:
             found -= 1
             passed += 1
         return found
@@ -202,11 +225,8 @@ class Calendar:
             return days * len(self._slots) + bisect_right(self._slots, minute) - 1
         if self.unit == "week":
             days -= local.weekday()
-            return (days - self._week_base()) // 7
+            return (days - self._monday) // 7
         return days
-
-    def _week_base(self) -> int:
-        return _monday(datetime.fromisoformat(self.windows.start) - self._shift)
 
     def _local_start(self, ordinal: int) -> datetime:
         number = self._base + ordinal
@@ -222,7 +242,7 @@ class Calendar:
             midnight = datetime.fromordinal(day)
             return midnight + timedelta(minutes=self._slots[slot]) + self._shift
         if self.unit == "week":
-            return datetime.fromordinal(self._week_base() + number * 7) + self._shift
+            return datetime.fromordinal(self._monday + number * 7) + self._shift
         return datetime.fromordinal(number) + self._shift
 
     def _instant(self, local: datetime) -> int:
@@ -244,19 +264,13 @@ class Calendar:
             return text
         return text + local.replace(tzinfo=self.zone).isoformat()[-6:]
 
-    def _parse(self, key: str) -> int | None:
+    def parse(self, key: str) -> int | None:
         """The number a key stands for, hole or not; None when it is not exactly a key."""
         try:
             found = self._read(key)
+            return found if found is not None and self.key(found) == key else None
         except (ValueError, OverflowError):
             return None
-        return found if found is not None and self._is_named(found, key) else None
-
-    def _is_named(self, ordinal: int, key: str) -> bool:
-        try:
-            return self.key(ordinal) == key
-        except (ValueError, OverflowError):
-            return False
 
     def _read(self, key: str) -> int | None:
         windows = self.windows
@@ -285,81 +299,17 @@ class Calendar:
         return (us - self._start_us) // HOUR_US - self._base
 
     def _is_hole(self, ordinal: int) -> bool:
-        return ordinal in self.excluded or not self._matches(ordinal)
+        return (
+            ordinal in self.excluded
+            or not self._matches(ordinal)
+            or (self._skips and self.start_us(ordinal) == self.start_us(ordinal + 1))
+        )
 
     def _matches(self, ordinal: int) -> bool:
         """Does the cron tick on the day of this number?"""
         if self._cron is None:
             return True
         return _ticks_on(self._cron, (self._base + ordinal) // len(self._slots))
-
-
-def check_windows(windows: Windows) -> Windows:
-    """The definition, when it makes sense. Raises DefinitionError saying what does not."""
-    name = f"{windows.every} windows" if windows.unit != "cron" else f"cron '{windows.every}'"
-    try:
-        _zone(windows.tz)
-    except (ValueError, OSError):
-        raise DefinitionError(
-            f"{name}: there is no time zone {windows.tz!r}",
-            hint="use a name like 'UTC' or 'Europe/Berlin'; slim systems need the tzdata package",
-        ) from None
-    if windows.unit == "cron":
-        _check_cron(windows.every, name)
-    calendar = Calendar(windows)
-    if calendar.size is not None and not any(
-        calendar.valid(n) for n in range(min(calendar.size, MAX_HOLES))
-    ):
-        raise DefinitionError(
-            f"{name} from {windows.start} to {windows.end} contain no window",
-            cause="end is exclusive, and a window counts when it is over by then",
-            hint="choose a later end, or leave it out",
-        )
-    for key in windows.exclude:
-        if calendar._parse(key) is None:  # holes are fine: it may be excluded twice over
-            raise DefinitionError(
-                f"{name}: exclude={key!r} is no window of it",
-                cause=f"its keys look like {calendar.key(calendar.step(-1, 1) or 0)!r}",
-            )
-    if windows.format:
-        _check_format(calendar, name)
-    return windows
-
-
-def _check_format(calendar: Calendar, name: str) -> None:
-    if calendar.unit in ("hour", "cron"):
-        raise DefinitionError(
-            f"{name}: format= is for days, weeks and months",
-            cause="a formatted local time cannot name an hour that the clock repeats",
-        )
-    keys = {calendar.key(n) for n in range(800)}
-    if len(keys) < 800 or any(calendar._parse(key) is None for key in keys):
-        raise DefinitionError(
-            f"{name}: format={calendar.windows.format!r} does not tell its windows apart",
-            hint="use all of %Y, %m and %d (months: %Y and %m)",
-        )
-
-
-def _check_cron(expression: str, name: str) -> None:
-    hint = "five fields: minute hour day-of-month month day-of-week, as '0 6 * * mon-fri'"
-    if len(expression.split()) != 5:
-        raise DefinitionError(f"{name} has {len(expression.split())} fields, not 5", hint=hint)
-    try:
-        next(CronSim(expression, datetime(2000, 1, 1)))
-    except CronSimError as error:
-        raise DefinitionError(f"{name} is no cron expression", cause=str(error), hint=hint) from (
-            None
-        )
-    except StopIteration:
-        raise DefinitionError(f"{name} never ticks", hint=hint) from None
-
-
-@lru_cache(maxsize=64)
-def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (KeyError, IsADirectoryError, PermissionError) as error:
-        raise ValueError(name) from error
 
 
 def _slots(cron: CronSim) -> tuple[int, ...]:

@@ -15,7 +15,6 @@ from freshet.engine.partitions import describe
 from freshet.engine.selection import select
 from freshet.engine.specs import AssetSpec
 from freshet.projections.catalog import Version
-from freshet.projections.causes import status
 from freshet.projections.cells import Cell, cells_of
 from freshet.projections.marks import NOTHING
 from freshet.projections.matrix import Matrix, matrix_of
@@ -173,7 +172,7 @@ def asset_row(view: View, key: AssetKey, now_us: int) -> AssetRow:
     spec = state.spec
     counts = state.counts()
     worst = _worst(state)
-    found = status(worst) if worst is not None else None
+    found = view.status_of(worst) if worst is not None else None
     blocker = found.blocker if found is not None else None
     return AssetRow(
         key,
@@ -212,7 +211,7 @@ def _lag_us(state: AssetState, now_us: int) -> int:
 
 def partition_row(view: View, cell: Cell, now_us: int) -> PartitionRow:
     """One asset partition in full."""
-    found = status(cell)
+    found = view.status_of(cell)
     return PartitionRow(
         *cell.key,
         found.state,

@@ -17,8 +17,9 @@ RANGE = ".."
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a backfill is: of its `total` partitions `left` are still to be built, and `failed`
-    of those will not be without help. Over when nothing but failures is left, or it was cancelled.
+    """How far a backfill is: of its `total` partitions `done` were built, `left` are still to be,
+    and `failed` of those will not be without help. Over when nothing but failures is left, or it
+    was cancelled. Another demand for the same partition takes it over: then it is neither.
     """
 
     position: int
@@ -26,14 +27,11 @@ class Progress(msgspec.Struct, frozen=True):
     actor: str
     reason: str
     total: int
+    done: int
     left: int
     failed: int
     running: int
     cancelled: bool
-
-    @property
-    def done(self) -> int:
-        return self.total - self.left
 
     @property
     def over(self) -> bool:
@@ -72,6 +70,7 @@ def progress_of(view: View, recorded: Recorded) -> Progress:
     event = recorded.event
     assert isinstance(event, Demanded)
     left = failed = running = 0
+    tally = view.staleness.bulk.get(recorded.position)
     for state in view.staleness.order:
         for i, position in state.demand.items():
             if position == recorded.position:
@@ -84,7 +83,8 @@ def progress_of(view: View, recorded: Recorded) -> Progress:
         recorded.recorded_at,
         recorded.actor or "",
         event.reason,
-        len(event.targets),
+        tally.wanted if tally is not None else len(event.targets),
+        tally.built if tally is not None else 0,
         left,
         failed,
         running,

@@ -23,7 +23,9 @@ MAX_LOOKED_AT = 256
 """Upstream partitions of one edge looked at in the search for what holds a partition up."""
 
 State = Literal["fresh", "stale", "waiting", "missing"]
-Activity = Literal["", "running", "ready", "retrying", "failed", "blocked", "unwanted", "held"]
+Activity = Literal[
+    "", "running", "ready", "retrying", "failed", "blocked", "unwanted", "held", "paused"
+]
 
 
 class StaleCause(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -51,6 +53,7 @@ class Blocker(msgspec.Struct, frozen=True, omit_defaults=True):
         "queued",
         "retry",
         "deadline",
+        "paused",
     ]
     asset: AssetKey
     partition: PartitionKey

@@ -33,6 +33,7 @@ from freshet.projections.marks import (
     WAITING,
     Live,
     Marks,
+    Tally,
 )
 from freshet.projections.states import AssetState, Link
 
@@ -49,6 +50,8 @@ class Keepsake(NamedTuple):
     code: str = ""
     started_at: int = 0
     made: bool = False
+    gone: int = NOTHING
+    """The mark with which it went: should it return, it has not absorbed that it was gone."""
 
 
 class Debts:
@@ -75,8 +78,8 @@ class Debts:
         """
         self.times: list[tuple[int, AssetKey, int]] = []
         """The same as a heap, with entries that no longer hold."""
-        self.bulk: set[int] = set()
-        """Positions of backfills: what owes them runs in the share that backfills have."""
+        self.bulk: dict[int, Tally] = {}
+        """Backfills by position: what owes them runs in the share that backfills have."""
         self.position = 0
         self.now_us = 0
         """Time that has passed, as far as windows go."""
@@ -95,15 +98,14 @@ class Debts:
 
     def open(self, state: AssetState, i: int, mark: int) -> None:
         """Bring a partition into being, and with it those that downstream definitions derive."""
-        opened: list[tuple[AssetState, int]] = []
+        opened: list[tuple[AssetState, int, int]] = []
         stack = [(state, i)]
         while stack:
             here, row = stack.pop()
             if row < here.n and here.exists[row]:
                 continue
             here.ensure(row)
-            self._appear(here, row)
-            opened.append((here, row))
+            opened.append((here, row, min(mark, self._appear(here, row))))
             if self.moved is not None:
                 self.moved.add(here.spec.key)
                 continue
@@ -111,7 +113,7 @@ class Debts:
                 if link.brings and link.down.grows:
                     below = link.lane.brings(row, link.down.n)
                     stack.extend((link.down, k) for k in below if link.down.space.valid(k))
-        for here, row in opened:
+        for here, row, owed in opened:
             self.touch_below(here, row)
             if here.is_source:
                 self.touch(here, row)
@@ -121,10 +123,12 @@ class Debts:
                 # It was gone and is back while its run goes on: those below owe what it pays.
                 self.mark_below(here, row, live.paying)
             # A mark reaches those below that exist; who comes into being later asks for it.
-            self.mark(here, row, min(mark, upstream_owed(here, row, every=True)))
+            self.mark(here, row, min(owed, upstream_owed(here, row, every=True)))
 
-    def _appear(self, state: AssetState, i: int) -> None:
-        """A row comes into being: as a new one, or as far as it is remembered as the old one."""
+    def _appear(self, state: AssetState, i: int) -> int:
+        """A row comes into being: as a new one, or as far as it is remembered as the old one.
+        Returns the mark with which it went, if it did.
+        """
         state.exists[i] = 1
         state.existing += 1
         name = state.key(i)
@@ -141,15 +145,16 @@ class Debts:
                 state.consumed[i] = kept.consumed
                 state.code[i] = state.code_number(kept.code)
             state.set_version(i, kept.hash, self.position)
+        return kept.gone if kept is not None else NOTHING
 
-    def retire(self, state: AssetState, i: int) -> None:
+    def retire(self, state: AssetState, i: int, mark: int) -> None:
         """Take a row out of the game, remembering what it made; a live run may still end."""
         name = state.key(i)
         if state.there[i]:
             cell = Cell(state, i)
             self.attic[name] = Keepsake(
                 state.hash[i], state.made_at[i], state.consumed[i], cell.code,
-                state.started_at[i], cell.consumed is not None,
+                state.started_at[i], cell.consumed is not None, mark,
             )  # fmt: skip
         state.forget_version(i)
         state.exists[i] = 0
@@ -191,7 +196,7 @@ class Debts:
             if not here.exists[row]:
                 continue  # a deeper branch of the same removal came first
             below = list(downstream(here, row))
-            self.retire(here, row)
+            self.retire(here, row, wave)
             if self.moved is not None:
                 self.moved.add(here.spec.key)
             for other, k in below:
@@ -297,7 +302,14 @@ class Debts:
             # Who goes on without this row waits if it is about to come.
             self.touch_below(state, i, skipping=True)
 
+    def satisfy(self, state: AssetState, i: int) -> None:
+        """The demand on a row has what it asked for."""
+        tally = self.bulk.get(state.demand.pop(i, 0))
+        if tally is not None:
+            tally.built += 1
+
     def _cut_off(self, state: AssetState, i: int) -> None:
+        self.satisfy(state, i)
         state.note_cut(i, state.owed[i], self.position)
         self.cut_offs += 1
         state.failures.pop(i, None)

@@ -21,7 +21,7 @@ def deploy(debts: Debts, old: Graph, new: Graph, recorded: Recorded) -> None:
     for key in [key for key in debts.states if key not in new.specs]:
         state = debts.states.pop(key)
         for i in rows_of(state):
-            debts.retire(state, i)
+            debts.retire(state, i, recorded.position)
     orphaned: list[AssetPartition] = []
     states: dict[AssetKey, AssetState] = {}
     for key, spec in new.specs.items():
@@ -188,7 +188,7 @@ def _reshaped(
         k = new.number(old.space.key(i), add=True)
         if k is None:
             orphaned.extend(other.key(j) for other, j in downstream(old, i))
-            debts.retire(old, i)
+            debts.retire(old, i, debts.position)
         else:
             _move(old, i, new, k)
     new.newest = old.newest

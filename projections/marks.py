@@ -62,3 +62,13 @@ class Marks:
             self._refs[mark] = count
         else:
             del self.at[mark]
+
+
+class Tally:
+    """How many partitions a backfill asked for, and how many of them were built since."""
+
+    __slots__ = ("built", "wanted")
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.built = 0

@@ -3,7 +3,7 @@
 import msgspec
 
 from freshet.engine.keys import AssetKey, AssetPartition
-from freshet.projections.causes import StaleCause, status
+from freshet.projections.causes import StaleCause, blocker
 from freshet.projections.cells import Cell
 from freshet.projections.marks import MISSING, STALE, WAITING
 from freshet.projections.states import AssetState
@@ -53,7 +53,13 @@ def _row(view: View, state: AssetState) -> list[PlanRow]:
     words = (MISSING, STALE, WAITING)
     first = min(i for word in words if (i := state.state.find(word)) >= 0)
     last = max(state.state.rfind(word) for word in words)
-    found = status(Cell(state, first))
+    cell = Cell(state, first)
+    found = view.status_of(cell)
+    own = blocker(cell) if found.blocker is None else None
+    waits = found.blocker or (
+        own if own is not None and own.what in ("failed", "deadline") else None
+    )
+    held = "it is paused" if found.activity == "paused" else ""
     each = view.runs.typical_us(state.spec.key)
     return [
         PlanRow(
@@ -64,7 +70,7 @@ def _row(view: View, state: AssetState) -> list[PlanRow]:
             state.space.key(first),
             state.space.key(last),
             _why(found.causes),
-            blocker_text(found.blocker) if found.blocker is not None else "",
+            blocker_text(waits) if waits is not None else held,
             None if each is None else each * left,
         )
     ]

@@ -28,10 +28,11 @@ from freshet.engine.events import (
 )
 from freshet.engine.graph import EMPTY, Graph
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
+from freshet.engine.spaces import is_too_far
 from freshet.projections.cells import Cell, fingerprint, upstream_owed, version_hash
 from freshet.projections.debts import Debts, Keepsake, belongs
 from freshet.projections.deployment import deploy, next_opening, open_by_time, pass_watermark
-from freshet.projections.marks import FRESH, NOTHING, Failure, Live
+from freshet.projections.marks import FRESH, NOTHING, Failure, Live, Tally
 from freshet.projections.states import AssetState
 
 
@@ -122,6 +123,8 @@ class Staleness(Debts):
     def _row_for(self, state: AssetState, key: PartitionKey) -> int | None:
         """The row of something that was seen; None if the definition does not let it in."""
         i = state.number(key)
+        if i is not None and is_too_far(state.space, i, self.marks.now[1]):
+            return None
         if i is None and state.adds_keys and state.grows and state.windows is None:
             return state.number(key, add=True)
         return i
@@ -170,9 +173,10 @@ class Staleness(Debts):
         state.started_at[i] = event.run
         state.made(i, recorded.position)
         state.failures.pop(i, None)
-        for wishes in (state.forced, state.demand):
-            if wishes.get(i, event.run) <= event.run:
-                wishes.pop(i, None)
+        if state.forced.get(i, event.run) < event.run:
+            del state.forced[i]
+        if state.demand.get(i, event.run) < event.run:
+            self.satisfy(state, i)
         if changed:
             state.set_version(i, found, recorded.position)
         # Those below owe what a run pays, so they will look; but nobody owes a wall's debt, nor
@@ -259,9 +263,12 @@ class Staleness(Debts):
 
     def _demanded(self, event: Demanded, recorded: Recorded) -> None:
         if event.bulk:
-            self.bulk.add(recorded.position)
-        for state, i in self._targets(event.targets, recorded, force=event.force):
+            self.bulk[recorded.position] = Tally(0)  # before anything settles: its runs are bulk
+        rows = self._targets(event.targets, recorded, force=event.force)
+        for state, i in rows:
             state.demand[i] = recorded.position
+        if event.bulk:
+            self.bulk[recorded.position].wanted = len(rows)
 
     def _invalidated(self, event: Invalidated, recorded: Recorded) -> None:
         self._targets(event.targets, recorded, force=True)
@@ -278,7 +285,7 @@ class Staleness(Debts):
             i = None
             if state is not None and not state.is_source:
                 i = state.number(partition, add=state.adds_keys)
-            if state is None or i is None:
+            if state is None or i is None or is_too_far(state.space, i, recorded.recorded_at):
                 continue
             if i >= state.n or not state.exists[i]:
                 self.open(state, i, recorded.position)
@@ -307,7 +314,7 @@ class Staleness(Debts):
         for key in event.keys if state is not None else ():
             assert state is not None
             i = state.number(key, add=True)
-            if i is not None:
+            if i is not None and not is_too_far(state.space, i, recorded.recorded_at):
                 self.open(state, i, recorded.position)
                 state.explicit.add(i)
 

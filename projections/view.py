@@ -1,9 +1,12 @@
 """The view: all projections folded together, the one thing the reactor and the answers read."""
 
+from msgspec.structs import replace
+
 from freshet.engine.events import EngineStarted, EngineStopped, Recorded
 from freshet.engine.keys import AssetKey, PartitionKey
 from freshet.projections.catalog import Catalog
 from freshet.projections.causes import Status, status
+from freshet.projections.cells import Cell
 from freshet.projections.demands import Demands
 from freshet.projections.pauses import Pauses
 from freshet.projections.runs import Runs
@@ -44,7 +47,22 @@ class View:
     def status(self, asset: AssetKey, partition: PartitionKey) -> Status | None:
         """Is this asset partition fresh, and if not, why? None when it does not exist."""
         cell = self.staleness.cell(asset, partition)
-        return status(cell) if cell is not None else None
+        return self.status_of(cell) if cell is not None else None
+
+    def status_of(self, cell: Cell) -> Status:
+        """As `status`, of a partition that exists; what a pause keeps from starting says so."""
+        found = status(cell)
+        if not self.pauses.scopes:
+            return found
+        if found.activity in ("ready", "retrying") and self.pauses.holding(cell.home.spec):
+            found = replace(found, activity="paused")
+        blocker = found.blocker
+        if blocker is not None and blocker.what in ("queued", "retry"):
+            pause = self.pauses.holding(self.staleness.states[blocker.asset].spec)
+            if pause is not None:
+                held = replace(blocker, what="paused", position=pause.position)
+                found = replace(found, blocker=held)
+        return found
 
     def lag_us(self, asset: AssetKey, partition: PartitionKey, now_us: int) -> int:
         """How far behind the outside world it is: now minus the recorded time of what it owes; 0 if

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from freshet.engine.events import (
+    DemandCancelled,
     Demanded,
     EngineStarted,
     EngineStopped,
@@ -74,21 +75,29 @@ def explain(
     steps: list[Step] = []
     hint = ""
     if status.owed is not None:
-        steps.append(Step(0, status.owed, f"owes the change at position {status.owed}"))
-        yield from _event(status.owed, 1, steps)
+        yield from _owed(view, target, status, steps)
     for cause in status.causes:
         if cause.what == "code":
             steps.append(
                 Step(0, cause.position, "its code version is not the one it was built with")
             )
-    if status.blocker is not None or status.activity in ("failed", "retrying", "unwanted", "held"):
+    if status.blocker is not None or status.activity in (
+        "failed",
+        "retrying",
+        "unwanted",
+        "held",
+        "paused",
+    ):
         hint = yield from _held(status, steps)
     cell = view.staleness.cell(*target)
     made_at = view.staleness.made_at(*target)
     if cell is not None and cell.failure is not None and not cell.running:
         yield from _event(cell.failure.position, 0, steps)
     if cell is not None and cell.cut is not None and cell.cut[1] > made_at:
+        ending = yield cell.cut[1]
         text = f"the change at position {cell.cut[0]} was cut off: its inputs turned out equal"
+        if ending is not None and isinstance(ending.event, DemandCancelled):
+            text = f"the demand at position {cell.cut[0]} was cancelled"
         steps.append(Step(0, cell.cut[1], text))
         yield from _event(cell.cut[0], 1, steps)
     if made_at:
@@ -171,6 +180,8 @@ def blocker_text(blocker: Blocker) -> str:
             return f"{name} is running (run {blocker.position})"
         case "queued":
             return f"{name} is ready and waits for its turn"
+        case "paused":
+            return f"{name} is paused since position {blocker.position}"
         case "deadline":
             return f"{name} waits for missing inputs until its deadline"
 
@@ -187,6 +198,9 @@ def _held(status: Status, steps: list[Step]) -> Generator[int, Recorded | None, 
     elif status.activity == "unwanted":
         steps.append(Step(0, 0, "waits: its policy is manual, and nobody has asked for it"))
         return f"freshet materialize {key}"
+    elif status.activity == "paused":
+        steps.append(Step(0, 0, "waits: it is paused"))
+        return "freshet resume"
     elif status.activity == "held":
         steps.append(Step(0, 0, "waits: for missing inputs, until its deadline"))
         return ""
@@ -195,9 +209,25 @@ def _held(status: Status, steps: list[Step]) -> Generator[int, Recorded | None, 
     return {
         "failed": f"repair its inputs or its code, or run `freshet materialize {origin}`",
         "missing_source": f"it is released when {origin} lands; or `freshet emit {origin}`",
+        "paused": "freshet resume",
         "removed": f"it is released when {origin} is there again",
         "not_materialized": f"freshet materialize {origin}",
     }.get(what, "")
+
+
+def _owed(view: View, target: AssetPartition, status: Status, steps: list[Step]) -> Asking:
+    """What it owes: the change, or, if that only began the wave, those of the wave it reads."""
+    assert status.owed is not None
+    found = yield status.owed
+    asset = getattr(found.event, "asset", target.asset) if found is not None else target.asset
+    if asset == target.asset or asset in view.staleness.graph.ancestors(target.asset):
+        steps.append(Step(0, status.owed, f"owes the change at position {status.owed}"))
+        yield from _event(status.owed, 1, steps)
+        return
+    steps.append(Step(0, status.owed, f"owes the wave that began at position {status.owed}"))
+    for cause in status.causes[:MAX_BREADTH]:
+        if cause.what == "input":
+            yield from _event(cause.position, 1, steps)
 
 
 def _event(position: int, depth: int, steps: list[Step]) -> Asking:

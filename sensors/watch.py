@@ -3,6 +3,7 @@ missed twice.
 """
 
 import threading
+import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic
@@ -16,7 +17,7 @@ from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 from freshet.engine.events import SourceChanged
 from freshet.engine.keys import PartitionKey, partition_key_problem
 from freshet.engine.partitions import describe
-from freshet.engine.spaces import contains
+from freshet.engine.spaces import contains, is_too_far, space_of
 from freshet.engine.specs import AssetSpec
 from freshet.sensors.pattern import Pattern
 from freshet.sensors.scan import SMALL_FILE_BYTES, Looked, Seen, look, peek, scan
@@ -83,6 +84,7 @@ class Watch:
         self._sensor = sensor
         self._pattern = sensor.pattern
         self._root = Path(sensor.pattern.root)
+        self._space = space_of(sensor.source.partitions)
         self._known = dict(cursor)
         self._hinted: set[str] = set()
         self._pending: dict[str, Pending] = {}
@@ -259,10 +261,16 @@ class Watch:
         problem = partition_key_problem(partition) if self._pattern.partitioned else None
         if problem is None and not contains(self._sensor.source.partitions, partition):
             problem = f"'{partition}' is no partition: {describe(self._sensor.source.partitions)}"
+        if problem is None and self._is_too_far(partition):
+            problem = f"'{partition}' is more than ten years ahead"
         if problem is not None:
             self._reject(relative, problem)
             return None
         return partition
+
+    def _is_too_far(self, partition: PartitionKey) -> bool:
+        i = self._space.ordinal(partition)
+        return i is not None and is_too_far(self._space, i, time.time_ns() // 1000)
 
     def _reject(self, relative: str, reason: str) -> None:
         self._pending.pop(relative, None)

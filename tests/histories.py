@@ -39,7 +39,7 @@ class History:
         self.skips = skips
         self.view = View()
         self.recorded: list[e.Recorded] = []
-        self.now = 1_000_000
+        self.now = JANUARY_US - DAY_US
         self.coarse: dict[str, int] = {}
         self.specs: list[AssetSpec] = []
         for number in range(size):

@@ -46,7 +46,7 @@ class Model:
         self.failed: dict[Key, tuple[tuple[Read, str], int | None]] = {}
         self.runs: dict[int, Key] = {}
         self.wave = (0, -INF)
-        self.attic: dict[Key, tuple[str, Read | None, str]] = {}
+        self.attic: dict[Key, tuple[str, Read | None, str, int]] = {}
         self.now_us = 0
         self.seen: dict[str, int] = {}
         self.memo: dict[Key, bool] = {}
@@ -203,6 +203,7 @@ class Model:
                     self.version[gone],
                     self.consumed.get(gone),
                     self.code.get(gone, ""),
+                    w,
                 )
             for table in (
                 self.version,
@@ -216,8 +217,9 @@ class Model:
             self.explicit.discard(gone)
             self.next[gone] = INF
         self.cells = now
+        went: dict[Key, int] = {}
         for n in (now - before) & set(self.attic):
-            self.version[n], consumed, self.code[n] = self.attic.pop(n)
+            self.version[n], consumed, self.code[n], went[n] = self.attic.pop(n)
             if consumed is not None:
                 self.consumed[n] = consumed
         for asset in self.specs:
@@ -227,7 +229,7 @@ class Model:
                 if n in self.running and not self.is_wall(asset):
                     for d in self.downs(n):
                         self.mark(d, self.running[n])
-                self.mark(n, min(w, self.up_eff(n, every=True)))
+                self.mark(n, min(w, went.get(n, INF), self.up_eff(n, every=True)))
 
     def over(self, spec: AssetSpec) -> set[str]:
         """The windows that time or an event time has closed."""
@@ -258,6 +260,7 @@ class Model:
                 if not shut and not self.must_run(n) and self.owed[n] != self.up_eff(n):
                     self.owed[n], moved = self.up_eff(n), True
                     self.failed.pop(n, None)
+                    self.demand.pop(n, None)
 
     def apply(self, recorded: e.Recorded) -> None:
         p, event = recorded.position, recorded.event
@@ -270,7 +273,7 @@ class Model:
                 if a not in self.specs or not admits(self.specs[a].partitions, k):
                     self.attic.pop((a, k), None)
                     if v:
-                        self.attic[a, k] = (v, None, "")
+                        self.attic[a, k] = (v, None, "", INF)
                 elif v != self.version.get((a, k), ""):
                     self.change((a, k), v or None, self.wave_of(recorded))
             case e.GraphDeployed():

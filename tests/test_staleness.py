@@ -28,7 +28,7 @@ class Fold:
 
     def __init__(self, *specs: AssetSpec) -> None:
         self.view = View()
-        self.now = 1_000_000
+        self.now = 1_703_980_800_000_000
         self.say(GraphDeployed("x", specs))
 
     def say(self, event: AnyEvent, *, after_ms: int = 100) -> int:

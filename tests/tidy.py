@@ -24,6 +24,7 @@ LAYERS = (
         True,
         (
             "engine.windows",
+            "engine.window_checks",
             "engine.partitions",
             "engine.spaces",
             "engine.mappings",
@@ -42,6 +43,7 @@ LAYERS = (
             "engine.graph",
             "engine.selection",
             "engine.signatures",
+            "engine.arguments",
             "engine.assets",
         ),
     ),
@@ -107,6 +109,7 @@ LAYERS = (
             "engine.runner",
             "engine.supervisor",
             "engine.loop",
+            "engine.asking",
             "engine.socket",
             "engine.daemon",
         ),

@@ -6,8 +6,10 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from freshet.engine.asking import StatusQuestion
 from freshet.engine.cli.output import age, console, moment, print_json, table
 from freshet.engine.cli.state import (
+    NOBODY,
     append,
     json_option,
     reader,
@@ -16,7 +18,7 @@ from freshet.engine.cli.state import (
     view_of,
 )
 from freshet.engine.durations import parse_duration_ms
-from freshet.engine.errors import DefinitionError, RequestError
+from freshet.engine.errors import DefinitionError, FreshetError, RequestError
 from freshet.engine.events import (
     DemandCancelled,
     Demanded,
@@ -28,7 +30,7 @@ from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.partitions import describe
 from freshet.engine.project import DEFAULT_SLOTS
 from freshet.engine.reactor import BULK_SHARE
-from freshet.engine.socket import Wish
+from freshet.engine.socket import Wish, ask_status
 from freshet.engine.spaces import contains
 from freshet.engine.stream import wall_clock
 from freshet.projections.answers import select_assets
@@ -43,7 +45,7 @@ MAX_TARGETS = 1_000_000
 @click.command()
 @click.argument("selection")
 @click.option("--partitions", metavar="FIRST..LAST", default="", help="Only these, both included.")
-@click.option("--last", metavar="30d", help="Only windows that ended within this time.")
+@click.option("--last", metavar="30d", help="Only windows that ended within this time or go on.")
 @click.option("--missing", is_flag=True, help="Only what was never built.")
 @click.option("--stale", is_flag=True, help="Only what is stale or waiting.")
 @click.option("--failed", is_flag=True, help="Only what failed last.")
@@ -195,7 +197,16 @@ async def _view(state: Path) -> View:
 
 
 async def _wait(state: Path, position: int) -> None:
-    """Follow the stream until the backfill is over. Raises RequestError if some of it failed."""
+    """Follow the stream until the backfill is over. Raises FreshetError if not all of it was
+    built, or nobody is there to build it.
+    """
+    try:
+        await ask_status(state, StatusQuestion(limit=1))
+    except NOBODY:
+        raise FreshetError(
+            f"backfill {position} is recorded, but no daemon runs to build it",
+            hint="start one with `freshet run TARGET`; it carries on with the backfill",
+        ) from None
     async with reader(state) as stream:
         view = await view_of(stream)
         now = progress_of(view, view.backfills.backfills[position])
@@ -208,8 +219,10 @@ async def _wait(state: Path, position: int) -> None:
                     view.apply(recorded)
                 now = progress_of(view, view.backfills.backfills[position])
                 bar.update(task, completed=now.done)
+    if now.cancelled:
+        raise FreshetError(f"backfill {position} was cancelled after {now.done} of {now.total}")
     if now.failed:
-        raise RequestError(
+        raise FreshetError(
             f"{now.failed} of {now.total} partitions failed",
             hint=f"freshet status {_failed_asset(view, position)}",
         )

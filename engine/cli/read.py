@@ -8,30 +8,27 @@ import click
 import msgspec
 from rich.text import Text
 
+from freshet.engine.asking import StatusQuestion, existing, status_of
 from freshet.engine.cli.output import COLOURS, age, coloured, console, moment, print_json, table
 from freshet.engine.cli.state import (
+    NOBODY,
     answer,
-    existing,
     json_option,
     reader,
-    recorded_at,
     run_async,
     state_option,
     view_of,
 )
 from freshet.engine.events import Materialized, Recorded, type_of
 from freshet.engine.keys import AssetPartition, parse_asset_partition
+from freshet.engine.socket import ask_status
 from freshet.engine.stream import MAX_BATCH, wall_clock
 from freshet.projections.answers import (
     AssetRow,
     PartitionRow,
     StatusReport,
     graph_rows,
-    one_partition,
-    positions_in,
     select_assets,
-    status_report,
-    with_versions,
 )
 from freshet.projections.cells import cells_of
 from freshet.projections.matrix import MARKS, Matrix
@@ -124,7 +121,7 @@ def plan(selection: str | None, state: Path, as_json: bool) -> None:
     if rows:
         console().print(shown)
     total = sum(row.partitions for row in rows)
-    click.echo(f"{total} partitions to build" if rows else "nothing to do", err=True)
+    click.echo(f"{total} partitions are not fresh" if rows else "nothing to do", err=True)
 
 
 @click.command()
@@ -196,13 +193,13 @@ async def _view(state: Path) -> View:
 async def _status(
     state: Path, target: str | None, now: int, after: str | None, limit: int
 ) -> StatusReport:
+    question = StatusQuestion(target, after, limit)
+    try:
+        return await ask_status(state, question)
+    except NOBODY:
+        pass  # no daemon: the stream is read
     async with reader(state) as stream:
-        view = await view_of(stream)
-        if target is not None and "@" in target:
-            report = one_partition(view, existing(view, target), now)
-        else:
-            report = status_report(view, target, now, after=after, limit=limit)
-        return with_versions(report, await recorded_at(stream, positions_in(report)))
+        return await status_of(await view_of(stream), stream.at, question, now)
 
 
 async def _why(state: Path, text: str) -> Explanation:

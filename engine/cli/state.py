@@ -4,7 +4,7 @@ through it if there is one.
 
 import getpass
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,24 +13,17 @@ from uuid import uuid4
 import anyio
 import click
 
-from freshet.engine.errors import InUseError, RequestError, did_you_mean
+from freshet.engine.errors import InUseError, RequestError
 from freshet.engine.events import Recorded
-from freshet.engine.keys import AssetPartition, parse_asset_partition
-from freshet.engine.partitions import describe
 from freshet.engine.socket import Request, Wish, ask
-from freshet.engine.spaces import contains, examples
 from freshet.engine.sqlite import SqliteReader, SqliteStream
 from freshet.engine.stream import MAX_BATCH
-from freshet.projections.cells import cells_of
 from freshet.projections.view import View
 
 STREAM_FILE = "stream.db"
 
 NOBODY = (OSError, anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError)
 """What asking ends in when no daemon listens, or it ended before it could answer."""
-
-MAX_GUESSES = 10_000
-"""Partitions among which the nearest to a mistyped one is looked for."""
 
 T = TypeVar("T")
 
@@ -85,50 +78,6 @@ async def answer(stream: SqliteReader, question: Generator[int, Recorded | None,
     except StopIteration as done:
         result: T = done.value
         return result
-
-
-async def recorded_at(stream: SqliteReader, positions: Iterable[int]) -> dict[int, Recorded]:
-    """The events at these positions."""
-    found = {}
-    for position in dict.fromkeys(positions):
-        event = await stream.at(position)
-        if event is not None:
-            found[position] = event
-    return found
-
-
-def existing(view: View, text: str) -> AssetPartition:
-    """The asset partition a person typed. Raises RequestError with the nearest that does exist."""
-    target = parse_asset_partition(text)
-    spec = view.staleness.graph.require(target.asset)
-    if view.staleness.cell(*target) is not None:
-        return target
-    state = view.staleness.states[target.asset]
-    shown = next((cell.partition for cell in cells_of(state)), "") or "PARTITION"
-    if not target.partition:
-        raise RequestError(
-            f"'{target.asset}' has partitions ({describe(spec.partitions)})",
-            hint=f"name one, for example {target.asset}@{shown}",
-        )
-    known = [cell.partition for cell, _ in zip(cells_of(state), range(MAX_GUESSES), strict=False)]
-    looks = ", ".join(examples(spec.partitions, 2))
-    raise RequestError(
-        f"'{target.asset}' has no partition '{target.partition}'",
-        cause=f"it is {describe(spec.partitions)}; {state.existing} exist now"
-        + (f", keys look like {looks}" if looks else ""),
-        hint=did_you_mean(target.partition, known) or f"freshet status {target.asset}",
-    )
-
-
-def possible(view: View, text: str) -> AssetPartition:
-    """As `existing`, but for a partition that may come into being: only the
-    definition must admit it.
-    """
-    target = parse_asset_partition(text)
-    spec = view.staleness.graph.require(target.asset)
-    if not contains(spec.partitions, target.partition):
-        return existing(view, text)
-    return target
 
 
 async def append(state: Path, build: Callable[[View], tuple[Wish, ...]]) -> range:

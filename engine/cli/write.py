@@ -4,11 +4,13 @@ from pathlib import Path
 
 import click
 
-from freshet.engine.cli.state import append, possible, run_async, state_option
+from freshet.engine.asking import possible
+from freshet.engine.cli.state import append, run_async, state_option
 from freshet.engine.errors import RequestError, did_you_mean
 from freshet.engine.events import Demanded, Paused, Resumed, SourceChanged
 from freshet.engine.keys import AssetPartition
 from freshet.engine.socket import Wish
+from freshet.engine.stream import wall_clock
 from freshet.projections.cells import cells_of
 from freshet.projections.pauses import EVERYTHING
 from freshet.projections.view import View
@@ -47,7 +49,7 @@ def emit(target: str, data_version: str, state: Path) -> None:
     """Say that a source has a new version. An equal version is recorded, and changes nothing."""
 
     def build(view: View) -> tuple[Wish, ...]:
-        name = possible(view, target)
+        name = possible(view, target, wall_clock())
         if not view.staleness.graph.specs[name.asset].is_source:
             raise RequestError(
                 f"'{name.asset}' is no source",
@@ -101,7 +103,7 @@ def _wanted(view: View, text: str) -> list[AssetPartition]:
             hint=f"freshet emit {text} --version V",
         )
     if "@" in text or spec.partitions is None:
-        return [possible(view, text)]
+        return [possible(view, text, wall_clock())]
     found = [cell.key for cell in cells_of(view.staleness.states[spec.key])]
     if not found:
         raise RequestError(

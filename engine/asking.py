@@ -1,0 +1,96 @@
+"""What people ask by name, answered from a view: the partitions they mean, and how those stand."""
+
+from collections.abc import Awaitable, Callable, Iterable
+
+import msgspec
+
+from freshet.engine.errors import RequestError, did_you_mean
+from freshet.engine.events import Recorded
+from freshet.engine.keys import AssetPartition, parse_asset_partition
+from freshet.engine.partitions import describe
+from freshet.engine.spaces import contains, examples, is_too_far, space_of
+from freshet.projections.answers import (
+    StatusReport,
+    one_partition,
+    positions_in,
+    status_report,
+    with_versions,
+)
+from freshet.projections.cells import cells_of
+from freshet.projections.view import View
+
+MAX_GUESSES = 10_000
+"""Partitions among which the nearest to a mistyped one is looked for."""
+
+At = Callable[[int], Awaitable[Recorded | None]]
+
+
+class StatusQuestion(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How do they stand: all assets, a selection, one asset with a page of its partitions, or one
+    partition?
+    """
+
+    target: str | None = None
+    after: str | None = None
+    limit: int = 100
+
+
+async def status_of(view: View, at: At, question: StatusQuestion, now_us: int) -> StatusReport:
+    """The answer, with the versions that are shown read from the stream. Raises RequestError."""
+    target = question.target
+    if target is not None and "@" in target and " " not in target:
+        report = one_partition(view, existing(view, target), now_us)
+    else:
+        report = status_report(view, target, now_us, after=question.after, limit=question.limit)
+    return with_versions(report, await events_at(at, positions_in(report)))
+
+
+async def events_at(at: At, positions: Iterable[int]) -> dict[int, Recorded]:
+    """The events at these positions."""
+    found = {}
+    for position in dict.fromkeys(positions):
+        event = await at(position)
+        if event is not None:
+            found[position] = event
+    return found
+
+
+def existing(view: View, text: str) -> AssetPartition:
+    """The asset partition a person typed. Raises RequestError with the nearest that does exist."""
+    target = parse_asset_partition(text)
+    spec = view.staleness.graph.require(target.asset)
+    if view.staleness.cell(*target) is not None:
+        return target
+    state = view.staleness.states[target.asset]
+    shown = next((cell.partition for cell in cells_of(state)), "") or "PARTITION"
+    if not target.partition:
+        raise RequestError(
+            f"'{target.asset}' has partitions ({describe(spec.partitions)})",
+            hint=f"name one, for example {target.asset}@{shown}",
+        )
+    known = [cell.partition for cell, _ in zip(cells_of(state), range(MAX_GUESSES), strict=False)]
+    looks = ", ".join(examples(spec.partitions, 2))
+    raise RequestError(
+        f"'{target.asset}' has no partition '{target.partition}'",
+        cause=f"it is {describe(spec.partitions)}; {state.existing} exist now"
+        + (f", keys look like {looks}" if looks else ""),
+        hint=did_you_mean(target.partition, known) or f"freshet status {target.asset}",
+    )
+
+
+def possible(view: View, text: str, now_us: int) -> AssetPartition:
+    """As `existing`, but for a partition that may come into being: only the
+    definition must admit it.
+    """
+    target = parse_asset_partition(text)
+    spec = view.staleness.graph.require(target.asset)
+    space = space_of(spec.partitions)
+    i = space.ordinal(target.partition)
+    if i is not None and is_too_far(space, i, now_us):
+        raise RequestError(
+            f"'{target}' is more than ten years ahead",
+            cause="a window that far away is taken for a slip of the pen",
+        )
+    if not contains(spec.partitions, target.partition):
+        return existing(view, text)
+    return target
