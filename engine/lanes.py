@@ -190,9 +190,9 @@ class TableLane:
     def __init__(self, table: Table, up: Space, down: Space) -> None:
         self._up = up
         self._down = down
-        self._reads = dict(table.entries)
+        self._reads = {key: tuple(dict.fromkeys(read)) for key, read in table.entries}
         self._readers: dict[str, list[str]] = {}
-        for key, read in table.entries:
+        for key, read in self._reads.items():
             for name in read:
                 self._readers.setdefault(name, []).append(key)
 

@@ -123,7 +123,8 @@ def test_a_backfill_taken_back_stops(month: Month) -> None:
     built = len(month.made(demand))
     assert 3 <= built < 30
     (one,) = json.loads(month.freshet("backfills", "--json").stdout)
-    assert (one["cancelled"], one["done"], one["total"]) == (True, built, 30)
+    assert (one["cancelled"], one["total"]) == (True, 30)
+    assert built - 2 <= one["done"] <= built, "the two that were running are built all the same"
     assert "was cancelled" in month.freshet("why", "made@2024-01-30").stdout
     alone = month.freshet("backfill", "made", "--partitions", "2024-01-01..", "--wait")
     assert (alone.returncode, "no daemon runs" in alone.stderr) == (1, True)

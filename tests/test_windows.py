@@ -112,7 +112,7 @@ def test_keys_numbers_and_moments_agree(every: str, zone: str, data: st.DataObje
     check_calendar(windows(every, start, exclude=exclude, **more), plain, COUNTS[every])
 
 
-EMPTY = "what the clock leaves out is a window without time: valid, yet at() never finds it"
+EMPTY = "what the clock leaves out"
 LEFT_OUT = [("day", "2011-12-27", "Pacific/Apia"), ("0 0 * * *", "2011-12-27", "Pacific/Apia")]
 LEFT_OUT += [("*/15 0-4 * * *", "2024-03-31", "Europe/Berlin")]
 
@@ -437,14 +437,14 @@ def reads(mapping: m.PartitionMapping, up: Windows, down: Windows) -> list[int]:
 
 
 QUARTERS, TWICE = berlin("*/15 * * * *", "31"), m.Table((("us", ("eu", "eu")),))
-EARLY = "over holes, steps ahead from before the upstream's start are lost"
-GRID = "Windows.grid leaves out at which minute hours begin"
-KEYS = "formatted keys are not checked as partition keys are"
-BOUNDS = "_incomplete looks at the bounds, not at the inputs"
+EARLY = "steps ahead over holes from before the start of the upstream"
+GRID = "the minute at which hours begin"
+KEYS = "formatted keys are partition keys"
+BOUNDS = "what has all its inputs is accepted"
 LORD: dict[str, Any] = {"tz": "Australia/Lord_Howe"}
 EDGES: list[tuple[str, Callable[[], object]]] = [
     (
-        "hours ignore offset=",
+        "hours with an offset",
         lambda: (
             Calendar(fr.hourly("2024-01-01", offset="15m")).start_us(0) % HOUR_US == HOUR_US // 4
         ),
@@ -459,7 +459,7 @@ EDGES: list[tuple[str, Callable[[], object]]] = [
     ),
     (EARLY, lambda: agree((m.Offset(1), days(3), JANUARY[1]))),
     (EARLY, lambda: reads(m.Offset(2), days(3, exclude=["2024-01-20"]), days(1)) == [0]),
-    ("a table keeps double entries", lambda: agree((TWICE, REGIONS[0], REGIONS[1]))),
+    ("double entries of a table", lambda: agree((TWICE, REGIONS[0], REGIONS[1]))),
     (EMPTY, lambda: agree((m.Overlap(), QUARTERS, berlin("day", "31")))),
     (KEYS, lambda: refused(lambda: days(1, format=" %Y%m%d"))),
     (KEYS, lambda: refused(lambda: fr.product(a=days(1, format="%Y|%m|%d"), b=REGIONS[0]))),
