@@ -17,7 +17,7 @@ from freshet.engine.graph import Graph
 from freshet.engine.keys import asset_key
 from freshet.engine.mappings import All, is_many
 from freshet.engine.policies import Manual
-from freshet.engine.signatures import element_annotation
+from freshet.engine.signatures import element_annotation, without_none
 from freshet.engine.spaces import contains, keys_of
 from freshet.engine.specs import AssetSpec, Dependency
 
@@ -295,3 +295,29 @@ def test_an_annotation_that_decides_how_to_load_must_resolve() -> None:
     half = fr.asset(half_resolvable)
     fr.Project([upstream, half])
     assert half.annotations == {"upstream": int}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"retries": 1.5},
+        {"group": 5},
+        {"tags": {"a": 1}},
+        {"code_version": 5},
+        {"description": 5},
+        {"freshness": "eager"},
+        {"partitions": fr.static(["a"]), "batch": 2.5},
+    ],
+)
+def test_what_could_not_be_read_again_is_never_recorded(odd: dict[str, Any]) -> None:
+    """A value of a wrong type is refused when the project is loaded, by name and place."""
+    with pytest.raises(DefinitionError, match="wrong type") as caught:
+        fr.Project([fr.asset(key="a", **odd)(lambda: None)])
+    assert "test_definitions.py:" in str(caught.value)
+
+
+def test_an_annotation_may_say_that_an_input_may_be_missing() -> None:
+    """`T | None` asks for T; a union of several types stays what it is."""
+    assert without_none(str | None) is str
+    assert without_none(str | int | None) == str | int | None
+    assert without_none(None) is None

@@ -24,6 +24,7 @@ from freshet.projections.answers import status_report
 from freshet.projections.cells import cells_of
 from freshet.projections.matrix import matrix_of
 from freshet.projections.plan import plan_of
+from freshet.projections.why import Explanation, explain
 from tests.engine import Engine, engine
 
 pytestmark = pytest.mark.anyio
@@ -739,3 +740,105 @@ async def test_what_no_mapping_and_no_partitions_are_is_refused() -> None:
     reading = fr.asset(key="a", deps=[fr.Input("s", odd)])(lambda: None)
     with pytest.raises(fr.DefinitionError, match="mapping='daily'"):
         fr.Project([fr.source("s"), reading])
+
+
+async def test_a_value_that_went_is_not_read_when_its_partition_returns() -> None:
+    """Until it was built anew: whoever waited for the gap to close waits for that too."""
+    files = fr.source("files", partitions=fr.daily("2024-01-01", opens="data"))
+
+    @fr.asset(partitions=DAYS)
+    def number(files: str) -> int:
+        return int(files)
+
+    @fr.asset(partitions=DAYS, inputs={"number": fr.Input("number", fr.trailing(2))})
+    def two(number: Mapping[str, int]) -> int:
+        return sum(number.values())
+
+    async with engine(files, number, two) as e:
+        for day, amount in ((1, "1"), (2, "10"), (3, "100")):
+            await land(e, f"files@2024-01-0{day}", version=amount)
+        await e.settled()
+        assert await value(e, "two", "2024-01-03") == 110
+        e.advance(1)
+        await land(e, "files@2024-01-02", version="")
+        e.advance(1)
+        await land(e, "files@2024-01-03", version="300")
+        await e.settled()
+        after = e.stream.head
+        e.advance(1)
+        await land(e, "files@2024-01-02", version="50")
+        await e.settled()
+        assert await value(e, "two", "2024-01-03") == 350
+        assert (await e.runs(after)).count("two@2024-01-03") == 1
+
+
+async def test_a_window_absurdly_far_ahead_is_no_partition() -> None:
+    """A slip of the pen does not make room for every hour until then."""
+    hours = fr.source("hours", partitions=fr.hourly("2024-01-01", opens="data"))
+
+    @fr.asset(partitions=fr.monthly("2024-01-01"), deps=["hours"])
+    def month() -> None:
+        return None
+
+    async with engine(hours, month) as e:
+        for key in ("9999-12-31T23", "2500-01-01T00", "0001-01-01T00"):
+            await land(e, f"hours@{key}")
+        await e.say(Demanded((AssetPartition("month", "2999-01"),)))
+        assert (states(e, "hours"), states(e, "month")) == ({}, {})
+        await land(e, "hours@2030-01-01T00")
+        assert list(states(e, "month")) == ["2030-01"]
+
+
+async def test_a_pause_is_seen_where_it_holds_something_up() -> None:
+    """By the asset itself, by what waits for it, and in the plan."""
+    source = fr.source("source")
+
+    @fr.asset
+    def held(source: str) -> str:
+        return source
+
+    @fr.asset
+    def below(held: str) -> str:
+        return held
+
+    async with engine(source, held, below) as e:
+        await e.say(Paused("held", "hands off"))
+        await land(e, "source")
+        assert e.status("held").activity == "paused"
+        blocker = e.status("below").blocker
+        assert blocker is not None
+        assert (blocker.what, blocker.asset) == ("paused", "held")
+        assert [row.blocked_by for row in plan_of(e.view, ["held", "below"])] == [
+            "it is paused",
+            "held is paused since position 2",
+        ]
+
+
+async def test_why_names_no_change_that_it_does_not_read() -> None:
+    """The wave may have begun with another source's change; what is named is what it reads."""
+    one, two = fr.source("one"), fr.source("two")
+
+    @fr.asset
+    def left(one: str) -> str:
+        return one
+
+    @fr.asset
+    def right(two: str) -> str:
+        raise ValueError(two)
+
+    async with engine(one, two, left, right) as e:
+        await e.say(SourceChanged("one", "", "1"), SourceChanged("two", "", "1"))
+        await e.settled()
+        texts = [step.text for step in (await explained(e, "right")).steps]
+        assert not any("one changed" in text for text in texts)
+
+
+async def explained(e: Engine, name: str) -> Explanation:
+    question = explain(e.view, AssetPartition(name), e.now)
+    position = next(question)
+    while True:
+        try:
+            position = question.send(await e.stream.at(position))
+        except StopIteration as done:
+            found: Explanation = done.value
+            return found
