@@ -15,7 +15,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, reaction, startup, throughput
+from benchmarks import append, partitions, reaction, startup, throughput
 from benchmarks.case import Figure
 
 
@@ -36,6 +36,7 @@ CASES: dict[str, Callable[[], list[Figure]]] = {
     "append": appends,
     "reaction": reaction.run,
     "throughput": throughput.run,
+    "partitions": partitions.run,
     "startup": startup.run,
 }
 

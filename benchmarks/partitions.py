@@ -33,6 +33,7 @@ from freshet.engine.reactor import decide
 from freshet.engine.spaces import keys_of
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.projections.cells import cells_of
+from freshet.projections.matrix import matrix_of
 from freshet.projections.view import View
 
 CASE = "partitions"
@@ -161,7 +162,15 @@ def fan_in() -> list[Figure]:
     for n in range(CHANGES):
         spent.append(history.change("source", f"k{n * 7}")[0] * 1e6)
     what = f"one change below an all-to-one edge of {FAN_IN:,}, folded and decided"
-    figures = [Figure(CASE, f"{what}, p50", percentile(spent, 50), "µs", 100)]
+    drawing = []
+    for _ in range(20):
+        began = perf_counter()
+        matrix_of(history.view.staleness.states["source"])
+        drawing.append((perf_counter() - began) * 1000)
+    figures = [
+        Figure(CASE, f"{what}, p50", percentile(spent, 50), "µs", 100),
+        Figure(CASE, f"matrix of {FAN_IN:,} partitions", percentile(drawing, 50), "ms", 50),
+    ]
     theirs = _dagster("--burst", "0", "--fan-in", str(FAN_IN))
     if theirs is not None:
         ours = percentile(spent, 50) / 1e6

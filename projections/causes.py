@@ -214,10 +214,11 @@ def _own_blocker(cell: Cell, distance: int) -> Blocker | None:
     if open_ == SHUT:
         return None
     failure = cell.failure
-    if failure is not None and must_run(cell.home, cell.i):
+    listed = cell.home.ready[cell.i] > 0
+    if failure is not None and not listed and must_run(cell.home, cell.i):
         what: Literal["retry", "failed"] = "retry" if failure.retry_at is not None else "failed"
         return Blocker(what, *key, failure.position, distance)
-    if open_ == GAPS and cell.home.ready[cell.i] == 0:
+    if open_ == GAPS and not listed:
         return Blocker("deadline", *key, cell.owed, distance)
     return Blocker("queued", *key, cell.owed, distance)
 

@@ -84,7 +84,7 @@ class Debts:
         self.now_us = 0
         """Time that has passed, as far as windows go."""
         self.watermarks: dict[AssetKey, int] = {}
-        """The newest event time (µs) seen of a source whose windows open by watermark."""
+        """The newest event time (µs) seen of each source that has windows."""
         self.moved: set[AssetKey] | None = None
         """While definitions are deployed: the assets whose partitions came or went. Then each asset
         derives its own, in order, and nothing spreads.

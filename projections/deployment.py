@@ -83,7 +83,8 @@ def pass_watermark(debts: Debts, state: AssetState, i: int, mark: int) -> None:
     seen = state.calendar.start_us(i // state.stride)
     if seen > debts.watermarks.get(key, seen - 1):
         debts.watermarks[key] = seen
-        open_by_time(debts, state, mark)
+        if state.windows is not None and state.windows.lateness_ms is not None:
+            open_by_time(debts, state, mark)
 
 
 def opens_by_time(state: AssetState) -> bool:
@@ -139,6 +140,8 @@ def _link(debts: Debts) -> None:
 
 def _redefine(debts: Debts, state: AssetState, position: int, changed: bool) -> None:
     """Fit the rows to the new definition (upstreams first), and let those that changed owe it."""
+    if changed and state.is_source:
+        _let_in(debts, state, position)
     state.opened = _opened(debts, state)
     _open_windows(debts, state, 0, position)
     for i in rows_of(state):
@@ -147,8 +150,6 @@ def _redefine(debts: Debts, state: AssetState, position: int, changed: bool) -> 
     if changed and not state.grows:
         for i in range(state.space.size or 0):
             debts.open(state, i, position)
-    if changed and state.is_source:
-        _let_in(debts, state, position)
     for link in state.up:
         if link.brings and state.grows:
             for j in rows_of(link.up):
@@ -169,10 +170,9 @@ def _let_in(debts: Debts, state: AssetState, position: int) -> None:
         i = state.number(name.partition, add=state.adds_keys)
         if i is not None:
             debts.open(state, i, position)
-    if state.calendar is not None and state.windows is not None:
-        newest = state.there.rfind(1)
-        if newest >= 0:
-            pass_watermark(debts, state, newest, position)
+    newest = state.there.rfind(1)
+    if state.calendar is not None and newest >= 0:
+        pass_watermark(debts, state, newest, position)
 
 
 def _reshaped(

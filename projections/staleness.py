@@ -117,7 +117,7 @@ class Staleness(Debts):
         self.touch(state, i)
         # Marks touch; what they do not reach, because nothing is owed, need not be looked at.
         self.mark_below(state, i, mark)
-        if state.is_source and state.windows is not None and state.windows.lateness_ms is not None:
+        if state.is_source and state.calendar is not None:
             pass_watermark(self, state, i, wave)
 
     def _row_for(self, state: AssetState, key: PartitionKey) -> int | None:

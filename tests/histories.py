@@ -66,6 +66,11 @@ class History:
 
     def change(self) -> None:
         sources = [spec for spec in self.specs if spec.is_source]
+        if self.rng.random() < 0.15:  # of a source that may not be defined, or not like that
+            name = f"s{self.rng.randrange(3)}"
+            key = self.rng.choice(keys_of(self.rng.choice(SHAPES)))
+            self.say(e.SourceChanged(name, key, self.rng.choice(["1", "2", ""])))
+            return
         spec = self.rng.choice(sources)
         key = self.rng.choice(keys_of(spec.partitions))
         self.say(e.SourceChanged(spec.key, key, self.rng.choice(["1", "2", "3", ""])))
@@ -135,13 +140,21 @@ class History:
             gone = spec.key
             kept = [s for s in self.specs if s.key != gone]
             self.specs = [_without(s, gone) for s in kept] or self.specs
-        elif not spec.is_source:
+        elif spec.is_source:
+            shape = self.rng.choice(SHAPES)
+            self.specs[index] = AssetSpec(spec.key, "source", partitions=shape)
+            self.specs = [_fitting(s, self.specs[index]) for s in self.specs]
+        else:
             self.specs[index] = self._spec(int(spec.key[1:]), index)
             self.specs = [_fitting(s, self.specs[index]) for s in self.specs]
         if self.rng.random() < 0.3:
             number = self.rng.randrange(8, 12)
             if number not in {int(spec.key[1:]) for spec in self.specs}:
                 self.specs.append(self._spec(number))
+        returning = f"s{self.rng.randrange(3)}"
+        if self.rng.random() < 0.3 and returning not in {spec.key for spec in self.specs}:
+            shape = self.rng.choice(SHAPES)
+            self.specs.insert(0, AssetSpec(returning, "source", partitions=shape))
         if not any(spec.is_source for spec in self.specs):
             self.specs.insert(0, AssetSpec(f"s{20 + len(self.recorded)}", "source"))
         self.deploy()

@@ -842,3 +842,44 @@ async def explained(e: Engine, name: str) -> Explanation:
         except StopIteration as done:
             found: Explanation = done.value
             return found
+
+
+async def test_a_run_counts_what_changed_and_names_the_newest() -> None:
+    """Twelve of twenty inputs changed since it was built, one of them twice."""
+    keys = [f"k{n:02}" for n in range(20)]
+    source = fr.source("source", partitions=fr.static(keys))
+
+    @fr.asset
+    def total(source: Mapping[str, str]) -> int:
+        return len(source)
+
+    async with engine(source, total) as e:
+        await e.stream.append([SourceChanged("source", key, "1") for key in keys])
+        await e.settled()
+        e.advance(1)
+        changed = [SourceChanged("source", key, "2") for key in keys[:12]]
+        await e.stream.append([*changed, SourceChanged("source", keys[0], "3")])
+        await e.settled()
+        last = [r.event for r in await e.history() if isinstance(r.event, RunStarted)][-1]
+        assert last.changed == 12
+        named = [keys[0], *reversed(keys[5:12])]
+        assert [cause.partition for cause in last.causes] == named
+
+
+async def test_one_mark_for_many_shows_the_worst_of_them() -> None:
+    """Missing before stale, stale before fresh."""
+    keys = ["a", "b", "c", "d", "e", "f"]
+    source = fr.source("source", partitions=fr.static(keys))
+
+    @fr.asset(partitions=fr.static(keys))
+    def made(source: str) -> str:
+        return source
+
+    async with engine(source, made) as e:
+        await e.stream.append([SourceChanged("source", key, "1") for key in "acdef"])
+        await e.settled()
+        await e.say(Paused("*"))
+        e.advance(1)
+        await land(e, "source@a", "source@d", version="2")
+        assert matrix_of(e.view.staleness.states["made"], width=3).bar == ".~#"
+        assert matrix_of(e.view.staleness.states["made"], width=6).bar == "~.#~##"

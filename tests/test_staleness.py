@@ -14,7 +14,7 @@ from freshet.engine.events import (
 )
 from freshet.engine.keys import AssetPartition
 from freshet.engine.mappings import All
-from freshet.engine.partitions import daily
+from freshet.engine.partitions import daily, static
 from freshet.engine.reactor import decide
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.projections.view import View
@@ -126,3 +126,71 @@ def test_a_run_whose_reason_went_away_still_tells_those_below() -> None:
     fold.finish(run, "a", "not the same from the same")
     assert fold.state("b")[0] == "stale"
     assert fold.startable() == ["b"]
+
+
+def test_who_goes_on_without_an_input_waits_when_a_run_is_about_to_bring_it() -> None:
+    """As long as nothing can bring it, it does not; when the run fails, it no longer does."""
+    fold = Fold(
+        AssetSpec("s", "source"),
+        AssetSpec("u", deps=(Dependency("s"),)),
+        AssetSpec("n", deps=(Dependency("u", missing="skip"),)),
+    )
+    assert fold.startable() == ["n"]
+    fold.say(SourceChanged("s", data_version="1"))
+    assert fold.startable() == ["u"]
+    run = fold.start("u")
+    assert fold.startable() == []
+    fold.say(RunFailed(run))
+    assert fold.startable() == ["n"]
+    fold.say(SourceChanged("s", data_version="2"), after_ms=300)
+    assert fold.startable() == ["u"]
+    fold.finish(fold.start("u"), "u", "made")
+    assert fold.startable() == ["n"]
+
+
+def test_news_during_a_run_without_reason_outlives_its_failure() -> None:
+    """A run that owed nothing any more when it started, a change meanwhile, a failure: it owes
+    the change.
+    """
+    fold = chain()
+    run = fold.start("a")
+    fold.say(SourceChanged("s", data_version="9"), after_ms=300)
+    fold.say(RunFailed(run))
+    assert fold.state("a") == ("stale", "ready")
+
+
+def test_news_of_an_older_wave_during_a_run_reaches_those_below() -> None:
+    """They owed what the run set out to pay, which is later: now they owe what it still owes."""
+    fold = Fold(
+        AssetSpec("s", "source"),
+        AssetSpec("other", "source"),
+        AssetSpec("u", deps=(Dependency("s"),)),
+        AssetSpec("n", deps=(Dependency("u"),)),
+    )
+    fold.say(SourceChanged("s", data_version="1"))
+    for name in ("u", "n"):
+        fold.finish(fold.start(name), name, "1")
+    wave = fold.say(SourceChanged("other", data_version="1"), after_ms=1000)
+    fold.say(Demanded((AssetPartition("u"),)), after_ms=10)
+    run = fold.start("u")
+    fold.say(SourceChanged("s", data_version="2"), after_ms=10)
+    fold.finish(run, "u", "2")
+    owed = {name: fold.view.staleness.cell(name, "") for name in ("u", "n")}
+    assert [cell.owed for cell in owed.values() if cell is not None] == [wave, wave]
+
+
+def test_partitions_of_an_asset_take_turns() -> None:
+    """One that is ready again and again does not keep those after it waiting."""
+    fold = Fold(
+        AssetSpec("s", "source", partitions=static(["a", "b", "c"])),
+        AssetSpec("u", deps=(Dependency("s"),), partitions=static(["a", "b", "c"])),
+    )
+    for key in "abc":
+        fold.say(SourceChanged("s", key, "1"))
+    order = []
+    for number in range(6):
+        key = fold.startable()[0].partition("@")[2]
+        order.append(key)
+        fold.finish(fold.start("u", key), "u", f"{number}", key)
+        fold.say(SourceChanged("s", "a", f"again {number}"), after_ms=300)
+    assert order[:4] == ["a", "b", "c", "a"]
