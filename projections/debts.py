@@ -115,6 +115,8 @@ class Debts:
                     stack.extend((link.down, k) for k in below if link.down.space.valid(k))
         for here, row, owed in opened:
             self.touch_below(here, row)
+            if here.is_wall and here.there[row]:
+                self.mark_below(here, row, mark)  # a remembered version is news for who reads it
             if here.is_source:
                 self.touch(here, row)
                 continue

@@ -222,10 +222,16 @@ class Model:
             self.version[n], consumed, self.code[n], went[n] = self.attic.pop(n)
             if consumed is not None:
                 self.consumed[n] = consumed
+        for n in sorted(c for c in now - before if self.specs[c[0]].is_source):
+            for d in self.downs(n) if n in self.version else []:
+                self.mark(d, w)
         for asset in self.specs:
             for n in sorted(
                 c for c in now - before if c[0] == asset and not self.specs[asset].is_source
             ):
+                if n in self.version and self.is_wall(asset):
+                    for d in self.downs(n):
+                        self.mark(d, w)
                 if n in self.running and not self.is_wall(asset):
                     for d in self.downs(n):
                         self.mark(d, self.running[n])
