@@ -171,7 +171,7 @@ class Model:
                 for d in self.downs(n):
                     self.mark(d, w)
 
-    def exist(self, w: int) -> None:
+    def exist(self, w: int, readers: dict[Key, list[Key]] | None = None) -> None:
         """Derive which cells exist; new ones owe w, gone ones are forgotten and marked below."""
         now: set[Key] = set()
         before = self.cells
@@ -195,8 +195,10 @@ class Model:
                             keys.add(k)
             now |= {(asset, k) for k in keys if admits(shape, k)}
         for gone in before - now:
-            for d in self.downs(gone) if gone[0] in self.specs else []:
-                self.mark(d, w)
+            below = self.downs(gone) if gone[0] in self.specs else []
+            for d in {*below, *(readers or {}).get(gone, [])}:
+                if d in self.cells and d[0] in self.specs:
+                    self.mark(d, w)
         for gone in before - now:
             if gone in self.version:
                 self.attic[gone] = (
@@ -377,6 +379,8 @@ class Model:
             self.mark(d, paid)
 
     def deploy(self, p: int, event: e.GraphDeployed) -> None:
+        # Who reads a partition that a new shape drops is told by the old shape.
+        readers = {c: self.downs(c) for c in self.cells}
         old, self.specs = (
             self.specs,
             dict(Graph.build(event.assets).specs.items()),
@@ -386,7 +390,7 @@ class Model:
         for n in kept:
             if self.specs[n[0]].is_source and admits(self.specs[n[0]].partitions, n[1]):
                 self.see(n)
-        self.exist(p)
+        self.exist(p, readers)
 
         def part(s: AssetSpec | None) -> object:
             return s and (s.kind, s.deps, s.partitions, s.code_version, s.policy)
