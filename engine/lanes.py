@@ -7,6 +7,7 @@ that sums and counts over them need no loop; a tuple where they do not.
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from freshet.engine.keys import PartitionKey
 from freshet.engine.mappings import (
     All,
     Dimensions,
@@ -43,6 +44,12 @@ class Lane(Protocol):
         """How many inputs downstream `i` has when none is missing."""
         ...
 
+    def asked(self, i: int) -> PartitionKey:
+        """The key that downstream `i` asks for where the upstream has no number for it yet; empty
+        if it is not one key.
+        """
+        ...
+
     def readers(self, j: int, n: int) -> Ordinals:
         """Downstream ordinals that depend on upstream `j`, ascending."""
         ...
@@ -60,6 +67,9 @@ class WholeLane:
 
     def reads(self, i: int, n: int) -> Ordinals:
         return range(n)
+
+    def asked(self, i: int) -> PartitionKey:
+        return ""
 
     def needed(self, i: int) -> int:
         return 1
@@ -84,6 +94,9 @@ class ShiftLane:
     def reads(self, i: int, n: int) -> Ordinals:
         here = i + self._delta
         return range(max(0, here + self._first), max(0, here + self._last + 1))
+
+    def asked(self, i: int) -> PartitionKey:
+        return ""
 
     def needed(self, i: int) -> int:
         return len(self.reads(i, 0))
@@ -115,6 +128,9 @@ class SteppedLane:
             return NONE
         first = self._up.step(here, self._first)
         return range(first if first is not None else 0, last + 1)
+
+    def asked(self, i: int) -> PartitionKey:
+        return ""
 
     def needed(self, i: int) -> int:
         return sum(map(self._up.valid, self.reads(i, 0)))
@@ -148,6 +164,9 @@ class OverlapLane:
     def reads(self, i: int, n: int) -> Ordinals:
         return _covering(self._up, self._down.start_us(i), self._down.end_us(i))
 
+    def asked(self, i: int) -> PartitionKey:
+        return ""
+
     def needed(self, i: int) -> int:
         rows = self.reads(i, 0)
         return sum(map(self._up.valid, rows)) if self._up.has_holes else len(rows)
@@ -169,6 +188,9 @@ class KeyLane:
 
     def reads(self, i: int, n: int) -> Ordinals:
         return _one(self._up.ordinal(self._down.key(i)))
+
+    def asked(self, i: int) -> PartitionKey:
+        return self._down.key(i)
 
     def needed(self, i: int) -> int:
         return 1
@@ -199,6 +221,9 @@ class TableLane:
     def reads(self, i: int, n: int) -> Ordinals:
         return _numbers(self._up, self._reads.get(self._down.key(i), ()))
 
+    def asked(self, i: int) -> PartitionKey:
+        return next(iter(self._reads.get(self._down.key(i), ())), "")
+
     def needed(self, i: int) -> int:
         return len(self._reads.get(self._down.key(i), ()))
 
@@ -208,7 +233,8 @@ class TableLane:
     def brings(self, j: int, n: int) -> Ordinals:
         names = self._readers.get(self._up.key(j), ())
         if isinstance(self._down, DynamicSpace):
-            return tuple(sorted(self._down.add(name) for name in names))
+            found = (self._down.add(name) for name in names)
+            return tuple(sorted(n for n in found if n is not None))
         return _numbers(self._down, names)
 
 
@@ -235,6 +261,12 @@ class ProductLane:
                 else range(count)
             ),
         )
+
+    def asked(self, i: int) -> PartitionKey:
+        if isinstance(self._up, ProductSpace) or 0 not in self._by_up:
+            return ""
+        d, lane = self._by_up[0]
+        return lane.asked(_part(self._down, i, d))
 
     def needed(self, i: int) -> int:
         if self.open_ended:

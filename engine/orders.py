@@ -14,6 +14,7 @@ from freshet.engine.keys import AssetKey, PartitionKey
 from freshet.engine.spaces import Space
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.projections.catalog import Version
+from freshet.projections.cells import inputs_needed
 from freshet.projections.states import Link
 from freshet.projections.view import View
 
@@ -58,9 +59,9 @@ class Read(msgspec.Struct, frozen=True):
             ]
             gaps = [Input(self.asset, key, "", 0, 0, 1, (key,)) for key in self.gaps]
             return found + gaps
-        newest = max(self.made_at)
+        newest = max(self.made_at, default=0)
         partition = EVERY
-        if not self.whole:
+        if not self.whole and self.rows:
             partition = f"{self.space.key(self.rows[0])}..{self.space.key(self.rows[-1])}"
         count, digest = len(self.rows), f"{self.total:016x}"
         return [Input(self.asset, partition, digest, newest, count, self.missing, self.gaps)]
@@ -96,7 +97,7 @@ def order_of(view: View, recorded: Recorded, event: RunStarted) -> Order | None:
         found = tuple(_read(link, cell.i) for link in cell.home.up)
         reads.append(found)
         for link, read in zip(cell.home.up, found, strict=True):
-            if link.rule == "wait" and not read.rows and _needs(link, cell.i):
+            if link.rule == "wait" and read.missing:
                 key = read.gaps[0] if read.gaps else ""
                 lost = f"its input {read.asset}{'@' if key else ''}{key} was withdrawn"
     if home is None:
@@ -113,10 +114,6 @@ def order_of(view: View, recorded: Recorded, event: RunStarted) -> Order | None:
     )
 
 
-def _needs(link: Link, i: int) -> bool:
-    return link.whole or link.last or link.lane.needed(i) > 0
-
-
 def _read(link: Link, i: int) -> Read:
     up = link.up
     wanted = range(up.there.rfind(1) + 1) if link.whole else link.reads(i)
@@ -126,16 +123,18 @@ def _read(link: Link, i: int) -> Read:
     else:
         rows = [j for j in wanted if j < up.n and up.there[j]]
         made_at = array("q", [up.made_at[j] for j in rows])
-    needed = len(rows) if link.whole or link.last else link.lane.needed(i)
+    needed = inputs_needed(link, i)
     gaps: tuple[str, ...] = ()
     if len(rows) < needed:
         there = set(rows)
+        if link.whole and up.bounded:
+            wanted = range(up.space.size or 0)
         absent = (j for j in wanted if j not in there and up.space.valid(j))
         gaps = tuple(up.space.key(j) for j, _ in zip(absent, range(MAX_CAUSES), strict=False))
-        gaps = gaps or (link.down.space.key(i),)
+        gaps = gaps or (link.lane.asked(i),)
     total = up.total if link.whole else up.sum_of(wanted)
     many = link.many or (link.down.spec.batch > 1 and up.spec.partitions is not None)
-    missing = needed - len(rows)
+    missing = max(0, needed - len(rows))
     return Read(
         link.dep, up.is_source, many, up.space, rows, made_at, total, link.whole, missing, gaps
     )

@@ -170,4 +170,6 @@ async def _answer(line: bytes, stream: EventStream, status: StatusAnswer) -> Ans
         return Answer(error="a request could not be read", cause=str(error))
     except FreshetError as error:
         return Answer(error=error.message, cause=error.cause, hint=error.hint)
+    except Exception as error:  # recorded: as the answer; one odd request ends no daemon
+        return Answer(error="a request could not be answered", cause=repr(error))
     return Answer(positions[0], positions[-1])

@@ -72,15 +72,20 @@ class DynamicSpace:
 
     size: int | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_product: bool = False) -> None:
+        self._in_product = in_product
         self._keys: list[str] = []
         self._ordinals: dict[str, int] = {}
 
     def ordinal(self, key: PartitionKey) -> int | None:
         return self._ordinals.get(key)
 
-    def add(self, key: PartitionKey) -> int:
-        """The number of a key, a new one if it is new."""
+    def add(self, key: PartitionKey) -> int | None:
+        """The number of a key, a new one if it is new; None for what can be no key, nor, in a
+        product, one that contains the separator.
+        """
+        if partition_key_problem(key) is not None or (self._in_product and SEPARATOR in key):
+            return None
         found = self._ordinals.setdefault(key, len(self._keys))
         if found == len(self._keys):
             self._keys.append(key)
@@ -98,7 +103,10 @@ class ProductSpace:
 
     def __init__(self, partitions: Product) -> None:
         self.names = partitions.names
-        self.spaces: list[Space] = [space_of(dimension) for dimension in partitions.dimensions]
+        self.spaces: list[Space] = [
+            DynamicSpace(in_product=True) if isinstance(d, Dynamic) else space_of(d)
+            for d in partitions.dimensions
+        ]
         """In the order of the key."""
         growing = [n for n, d in enumerate(partitions.dimensions) if not isinstance(d, Static)]
         self.order = growing + [n for n in range(len(self.spaces)) if n not in growing]

@@ -22,6 +22,9 @@ from freshet.projections.states import AssetState
 from freshet.projections.view import View
 from freshet.projections.why import blocker_text
 
+MAX_PAGE = 1000
+"""Partitions on one page: some 20 ms of the daemon's time, which others wait for."""
+
 STATES = ("fresh", "stale", "waiting", "missing")
 
 
@@ -109,9 +112,11 @@ def status_report(
 ) -> StatusReport:
     """All assets, those a selection names, or with one exact key also a page of its partitions.
 
-    Costs the assets and the page; counts over partitions take some nanoseconds each.
+    At most `MAX_PAGE` are on one page. Costs the assets and the page; counts over partitions take
+    some nanoseconds each.
     """
     graph = view.staleness.graph
+    limit = max(1, min(limit, MAX_PAGE))
     keys = list(graph.specs) if selection is None else select_assets(view, selection)
     rows = tuple(asset_row(view, key, now_us) for key in keys)
     partitions: tuple[PartitionRow, ...] = ()

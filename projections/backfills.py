@@ -72,8 +72,8 @@ def progress_of(view: View, recorded: Recorded) -> Progress:
     left = failed = running = 0
     tally = view.staleness.bulk.get(recorded.position)
     for state in view.staleness.order:
-        for i, position in state.demand.items():
-            if position == recorded.position:
+        for i, positions in state.demand.items():
+            if recorded.position in positions:
                 left += 1
                 running += i in state.live
                 failure = state.failures.get(i)

@@ -267,16 +267,11 @@ def _first_absent(link: Link, i: int) -> tuple[str, bool] | None:
     else:
         rows = link.reads(i)  # type: ignore[assignment]  # a sequence of rows too
         if not rows:
-            return cell_key(link, i), False
+            return link.lane.asked(i), False
     for j in rows:
         if up.space.valid(j) and not (j < up.n and up.there[j]):
             return up.space.key(j), j < up.n and bool(up.exists[j])
     return None
-
-
-def cell_key(link: Link, i: int) -> PartitionKey:
-    """The key an edge by key asks for, when the upstream has none."""
-    return link.down.space.key(i)
 
 
 def _gone(link: Link, partition: PartitionKey) -> Gone:

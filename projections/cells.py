@@ -97,7 +97,7 @@ class Cell:
 
     @property
     def forced(self) -> int:
-        return self.home.forced.get(self.i, 0)
+        return self.home.forced.newest(self.i)
 
     @property
     def failure(self) -> Failure | None:
@@ -150,15 +150,20 @@ def upstream_owed(state: AssetState, i: int, *, every: bool = False) -> int:
     return min((link_owed(link, i, every=every) for link in state.up), default=NOTHING)
 
 
-def is_lacking(link: Link, i: int) -> bool:
-    """Is an input missing over this edge? What reads all of something that grows is content with
-    one.
+def inputs_needed(link: Link, i: int) -> int:
+    """How many inputs a row has over this edge when none is missing. What reads all of something
+    that grows is content with one.
     """
-    up = link.up
-    if link.last:
-        return up.versions == 0
     if link.whole:
-        return up.versions < max(1, up.expected if up.bounded else 1)
+        return max(1, link.up.expected) if link.up.bounded else 1
+    return 1 if link.last else link.lane.needed(i)
+
+
+def is_lacking(link: Link, i: int) -> bool:
+    """Is an input missing over this edge?"""
+    up = link.up
+    if link.whole or link.last:
+        return up.versions < inputs_needed(link, i)
     rows = link.lane.reads(i, up.n)
     if len(rows) == 1 and rows[0] < up.n and up.there[rows[0]]:
         return False
@@ -177,7 +182,7 @@ def threshold(state: AssetState, i: int) -> int:
     """What a gate waits for: a finite demand for all that was demanded, an unlimited one for its
     own debt.
     """
-    return state.demand.get(i) or state.owed[i] if state.is_wall else state.owed[i]
+    return state.demand.newest(i) or state.owed[i] if state.is_wall else state.owed[i]
 
 
 def gate(state: AssetState, i: int) -> int:

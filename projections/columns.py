@@ -8,7 +8,7 @@ row.
 from array import array
 from collections.abc import Sequence
 
-from freshet.projections.marks import NOTHING, Failure, Live
+from freshet.projections.marks import NOTHING, Failure, Live, Wishes
 from freshet.projections.sums import MASK, PrefixSums
 
 GROWTH = 8
@@ -60,9 +60,10 @@ class Columns:
         self.codes: list[str] = []
         self.live: dict[int, Live] = {}
         self.failures: dict[int, Failure] = {}
-        self.forced: dict[int, int] = {}
-        """Position of the newest wish to rebuild even from equal inputs."""
-        self.demand: dict[int, int] = {}
+        self.forced = Wishes()
+        """Wishes to rebuild even from equal inputs."""
+        self.demand = Wishes()
+        """Demands."""
         self.explicit: set[int] = set()
         """Brought into being by name: stay when upstreams go."""
         self.cut_debt: array[int] | None = None

@@ -174,8 +174,10 @@ class Debts:
             if live.paying < NOTHING:
                 self.marks.hold(live.paying)
         state.owe(i, NOTHING)
-        state.forced.pop(i, None)
-        state.demand.pop(i, None)
+        state.forced.take(i)
+        for position in state.demand.take(i):
+            if position in self.bulk:
+                self.bulk[position].wanted -= 1
         state.failures.pop(i, None)
         self.unlist(state, i)
 
@@ -304,11 +306,11 @@ class Debts:
             # Who goes on without this row waits if it is about to come.
             self.touch_below(state, i, skipping=True)
 
-    def satisfy(self, state: AssetState, i: int) -> None:
-        """The demand on a row has what it asked for."""
-        tally = self.bulk.get(state.demand.pop(i, 0))
-        if tally is not None:
-            tally.built += 1
+    def satisfy(self, state: AssetState, i: int, before: int = NOTHING) -> None:
+        """The demands on a row that are older than a position have what they asked for."""
+        for position in state.demand.take(i, before):
+            if position in self.bulk:
+                self.bulk[position].built += 1
 
     def _cut_off(self, state: AssetState, i: int) -> None:
         self.satisfy(state, i)

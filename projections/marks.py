@@ -72,3 +72,35 @@ class Tally:
     def __init__(self, wanted: int) -> None:
         self.wanted = wanted
         self.built = 0
+
+
+class Wishes(dict[int, tuple[int, ...]]):
+    """By row the positions of wishes that are not fulfilled, the newest last."""
+
+    def add(self, i: int, position: int) -> None:
+        self[i] = (*self.get(i, ()), position)
+
+    def newest(self, i: int) -> int:
+        """0 if there is none."""
+        found = self.get(i)
+        return found[-1] if found else 0
+
+    def take(self, i: int, before: int = NOTHING) -> list[int]:
+        """Remove the wishes older than a position, and return them."""
+        found = self.pop(i, ())
+        kept = tuple(position for position in found if position >= before)
+        if kept:
+            self[i] = kept
+        return [position for position in found if position < before]
+
+    def withdraw(self, i: int, position: int) -> bool:
+        """Remove one wish, if it is there."""
+        found = self.get(i, ())
+        if position not in found:
+            return False
+        kept = tuple(one for one in found if one != position)
+        if kept:
+            self[i] = kept
+        else:
+            del self[i]
+        return True

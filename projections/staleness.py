@@ -173,10 +173,8 @@ class Staleness(Debts):
         state.started_at[i] = event.run
         state.made(i, recorded.position)
         state.failures.pop(i, None)
-        if state.forced.get(i, event.run) < event.run:
-            del state.forced[i]
-        if state.demand.get(i, event.run) < event.run:
-            self.satisfy(state, i)
+        state.forced.take(i, event.run)
+        self.satisfy(state, i, event.run)
         if changed:
             state.set_version(i, found, recorded.position)
         # Those below owe what a run pays, so they will look; but nobody owes a wall's debt, nor
@@ -234,7 +232,7 @@ class Staleness(Debts):
                 continue
             state, i = cell.home, cell.i
             live = state.live[i]
-            if failed is not None and state.forced.get(i, 0) < run:
+            if failed is not None and state.forced.newest(i) < run:
                 # (a wish made during the run outlives its failure)
                 before = state.failures.get(i)
                 tried = (live.pinned, live.pinned_code)
@@ -266,7 +264,7 @@ class Staleness(Debts):
             self.bulk[recorded.position] = Tally(0)  # before anything settles: its runs are bulk
         rows = self._targets(event.targets, recorded, force=event.force)
         for state, i in rows:
-            state.demand[i] = recorded.position
+            state.demand.add(i, recorded.position)
         if event.bulk:
             self.bulk[recorded.position].wanted = len(rows)
 
@@ -280,7 +278,7 @@ class Staleness(Debts):
         forgiven.
         """
         rows = []
-        for asset, partition in targets:
+        for asset, partition in dict.fromkeys(targets):
             state = self.states.get(asset)
             i = None
             if state is not None and not state.is_source:
@@ -293,7 +291,7 @@ class Staleness(Debts):
             if not force and state.state[i] == FRESH:
                 continue
             if force:
-                state.forced[i] = recorded.position
+                state.forced.add(i, recorded.position)
             state.failures.pop(i, None)
             self.mark(state, i, min(recorded.position, upstream_owed(state, i)))
             rows.append((state, i))
@@ -301,10 +299,9 @@ class Staleness(Debts):
 
     def _demand_cancelled(self, event: DemandCancelled, recorded: Recorded) -> None:
         for state in self.order:
-            for i in [i for i, demand in state.demand.items() if demand == event.demand]:
-                del state.demand[i]
-                if state.forced.get(i) == event.demand:
-                    del state.forced[i]
+            for i in [i for i, demands in state.demand.items() if event.demand in demands]:
+                state.demand.withdraw(i, event.demand)
+                state.forced.withdraw(i, event.demand)
                 self.touch(state, i)
 
     # --- partitions ---------------------------------------------------------------------------

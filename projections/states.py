@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 
-from freshet.engine.keys import AssetPartition, PartitionKey, partition_key_problem
+from freshet.engine.keys import AssetPartition, PartitionKey
 from freshet.engine.lanes import lane_between
 from freshet.engine.mappings import All, Dimensions, Last, Overlap, Trailing, is_many
 from freshet.engine.partitions import SEPARATOR, growing, is_bounded
@@ -205,8 +205,9 @@ class Link:
 
 def _add_key(space: Space, key: PartitionKey) -> None:
     if isinstance(space, DynamicSpace):
-        if partition_key_problem(key) is None:
-            space.add(key)
+        space.add(key)
     elif isinstance(space, ProductSpace):
-        for part, inner in zip(key.split(SEPARATOR), space.spaces, strict=False):
-            _add_key(inner, part)
+        parts = key.split(SEPARATOR)
+        for part, inner in zip(parts, space.spaces, strict=False):
+            if len(parts) == len(space.spaces):
+                _add_key(inner, part)

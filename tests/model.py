@@ -41,8 +41,8 @@ class Model:
         self.pinned: dict[Key, tuple[Read, str]] = {}
         self.consumed: dict[Key, Read] = {}
         self.code: dict[Key, str] = {}
-        self.forced: dict[Key, int] = {}
-        self.demand: dict[Key, int] = {}
+        self.forced: dict[Key, set[int]] = {}
+        self.demand: dict[Key, set[int]] = {}
         self.failed: dict[Key, tuple[tuple[Read, str], int | None]] = {}
         self.runs: dict[int, Key] = {}
         self.wave = (0, -INF)
@@ -108,7 +108,8 @@ class Model:
 
     def gate(self, n: Key) -> str:
         """ "shut", "open", or "gaps" when only what may be missing is."""
-        limit = self.demand[n] if self.is_wall(n[0]) and self.demand.get(n) else self.owed[n]
+        finite = self.is_wall(n[0]) and self.demand.get(n)
+        limit = max(self.demand[n]) if finite else self.owed[n]
         found = "open"
         if self.up_eff(n, coming=True) <= limit:
             return "shut"
@@ -305,7 +306,9 @@ class Model:
                 self.end(n, min(self.running[n], self.next[n]))
                 if n not in self.cells:
                     self.owed.pop(n)
-                elif not isinstance(event, e.RunAbandoned) and self.forced.get(n, 0) < run:
+                elif not isinstance(event, e.RunAbandoned) and all(
+                    p < run for p in self.forced.get(n, ())
+                ):
                     self.failed[n] = (self.pinned[n], getattr(event, "retry_at", None))
             case e.Demanded(targets=targets) | e.Invalidated(targets=targets):
                 for n in ((t.asset, t.partition) for t in targets):
@@ -318,15 +321,15 @@ class Model:
                             self.explicit.add(n)
                             self.exist(p)
                         self.failed.pop(n, None)
-                        self.forced[n] = p
+                        self.forced.setdefault(n, set()).add(p)
                         if isinstance(event, e.Demanded):
-                            self.demand[n] = p
+                            self.demand.setdefault(n, set()).add(p)
                         self.mark(n, min(p, self.up_eff(n)))
             case e.DemandCancelled(demand=d):
-                for n in [n for n in self.cells if self.demand.get(n) == d]:
-                    self.demand.pop(n)
-                    if self.forced.get(n) == d:
-                        self.forced.pop(n)
+                for n in self.cells:
+                    if d in self.demand.get(n, ()):
+                        self.demand[n].discard(d)
+                        self.forced.get(n, set()).discard(d)
         self.settle()
 
     def wave_of(self, recorded: e.Recorded) -> int:
@@ -369,8 +372,7 @@ class Model:
         self.version[n] = v
         self.failed.pop(n, None)
         for table in (self.forced, self.demand):
-            if table.get(n, 0) < run:
-                table.pop(n, None)
+            table[n] = {p for p in table.get(n, ()) if p > run}
         if changed and (self.is_wall(n[0]) or paid == INF):
             paid = self.wave_of(recorded)
         elif not first:

@@ -10,17 +10,21 @@ import pytest
 
 import freshet as fr
 from freshet.engine.events import (
+    DemandCancelled,
     Demanded,
     Materialized,
     PartitionsAdded,
     PartitionsRemoved,
     Paused,
+    Resumed,
     RunFailed,
     RunStarted,
     SourceChanged,
 )
 from freshet.engine.keys import AssetPartition
+from freshet.engine.mappings import PartitionMapping
 from freshet.projections.answers import status_report
+from freshet.projections.backfills import progress_of
 from freshet.projections.cells import cells_of
 from freshet.projections.matrix import matrix_of
 from freshet.projections.plan import plan_of
@@ -883,3 +887,82 @@ async def test_one_mark_for_many_shows_the_worst_of_them() -> None:
         await land(e, "source@a", "source@d", version="2")
         assert matrix_of(e.view.staleness.states["made"], width=3).bar == ".~#"
         assert matrix_of(e.view.staleness.states["made"], width=6).bar == "~.#~##"
+
+
+async def test_a_key_that_cannot_be_part_of_a_product_makes_no_partition_there() -> None:
+    """A separator in a dynamic key: nothing is started again and again."""
+    customers = fr.source("customers", partitions=fr.dynamic())
+    both = fr.product(region=fr.static(["eu", "us"]), customer=fr.dynamic())
+
+    @fr.asset(partitions=both, inputs={"c": fr.Input("customers", fr.dimensions(customer="_"))})
+    async def x(c: str) -> str:
+        return c
+
+    async with engine(customers, x) as e:
+        await land(e, "customers@a|b", "customers@c")
+        await e.settled()
+        assert states(e, "x") == {"eu|c": "fresh", "us|c": "fresh"}
+        assert sorted(await e.runs()) == ["x@eu|c", "x@us|c"]
+
+
+@pytest.mark.parametrize("mapping", [fr.all_partitions(), fr.last()])
+async def test_what_reads_all_or_the_last_obeys_the_rule_for_missing_inputs(
+    mapping: PartitionMapping,
+) -> None:
+    """With nothing there, skip runs without and names the gap, fail fails by name."""
+    source = fr.source("source", partitions=fr.static(["a", "b"]))
+    many = mapping == fr.all_partitions()
+
+    @fr.asset(inputs={"source": fr.Input(source, mapping, missing="skip")})
+    def skips(context: fr.Context, source: Any) -> list[str]:
+        return [str(len(source)) if many else str(source), *(gap.partition for gap in context.gaps)]
+
+    @fr.asset(inputs={"source": fr.Input(source, mapping, missing="fail")})
+    def fails(source: Any) -> str:
+        return str(source)
+
+    async with engine(source, skips, fails) as e:
+        await e.loop.act()
+        await e.settled()
+        assert await value(e, "skips") == (["0", "a", "b"] if many else ["None", ""])
+        (failed,) = [r.event for r in await e.history() if isinstance(r.event, RunFailed)]
+        assert failed.error == f"input source{'@a' if many else ''} is missing"
+        await land(e, "source@b")
+        await e.loop.act()
+        await e.settled()
+        await e.loop.act()
+        await e.settled()
+        assert await value(e, "skips") == (["1", "a"] if many else ["1"])
+        assert e.status("fails").state == ("missing" if many else "fresh")
+
+
+async def test_a_demand_taken_back_leaves_the_others_standing() -> None:
+    """Two backfills over the same partitions: one is cancelled, the other is carried out, and each
+    counts what was built for it.
+    """
+    keys = ["a", "b", "c", "d"]
+    source = fr.source("source", partitions=fr.static(keys))
+
+    @fr.asset(partitions=fr.static(keys))
+    def made(source: str) -> str:
+        return source
+
+    async with engine(source, made) as e:
+        await e.stream.append([SourceChanged("source", key, "1") for key in keys])
+        await e.settled()
+        await e.say(Paused("*"))
+        all_ = tuple(AssetPartition("made", key) for key in keys)
+        first = e.stream.head + 1
+        await e.say(Demanded((*all_, all_[0]), bulk=True))
+        await e.say(Demanded(all_[2:], bulk=True))
+        second = e.stream.head
+        await e.say(DemandCancelled(second))
+        await e.say(Resumed("*"))
+        await e.settled()
+        assert sorted(await e.runs(first)) == [f"made@{key}" for key in keys]
+        one, two = (
+            progress_of(e.view, e.view.backfills.backfills[position])
+            for position in (first, second)
+        )
+        assert (one.total, one.done, one.left, one.over) == (4, 4, 0, True)
+        assert (two.total, two.done, two.left, two.cancelled) == (2, 0, 0, True)

@@ -230,7 +230,7 @@ async def _wait(state: Path, position: int) -> None:
 
 def _failed_asset(view: View, position: int) -> AssetKey:
     for state in view.staleness.order:
-        if any(state.demand.get(i) == position for i in state.failures):
+        if any(position in state.demand.get(i, ()) for i in state.failures):
             return state.spec.key
     return ""
 
