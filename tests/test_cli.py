@@ -16,6 +16,7 @@ import pytest
 
 from freshet.engine.cli.main import COMMANDS, Commands, cli, run
 from freshet.engine.events import Recorded, RunAbandoned
+from freshet.engine.socket import socket_path
 from freshet.engine.sqlite import SqliteReader
 
 PROJECT = '''
@@ -303,6 +304,27 @@ def test_wishes_go_through_the_daemon_that_runs(built: Place) -> None:
     again = built.freshet("resume", "group:daily")
     assert again.returncode == 2
     assert "is not paused" in again.stderr
+    built.stop()
+
+
+def test_status_is_answered_by_the_daemon_and_odd_requests_end_nothing(built: Place) -> None:
+    """What it says is what the stream says; a request out of all bounds gets an answer."""
+    alone = built.freshet("status", "delays", "--json")
+    built.start()
+    built.wait_for("EngineStarted", "", 2)
+    with_daemon = built.freshet("status", "delays", "--json")
+    both = [json.loads(found.stdout) for found in (alone, with_daemon)]
+    assert both[0]["partitions"] == both[1]["partitions"]
+    assert both[0]["matrix"] == both[1]["matrix"]
+    path = socket_path(built.folder / ".freshet")
+    for limit in (-1, 0, 10**18, 10**30):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            request = {"status": {"target": "delays", "limit": limit}}
+            client.sendall(json.dumps(request).encode() + b"\n")
+            answer = json.loads(client.makefile().readline())
+            assert "report" in answer or answer["error"]
+    assert built.freshet("status", "dellays").returncode == 2
     built.stop()
 
 
