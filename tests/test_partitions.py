@@ -250,7 +250,7 @@ async def test_an_input_that_may_be_missing_is_none() -> None:
         assert await value(e, "both", "2024-01-01") == ["1", "2"]
 
 
-async def test_a_trailing_window_reads_its_days_and_follows_each_of_them() -> None:
+async def test_a_trailing_window_reads_its_days_and_follows_each_of_them() -> None:  # B4.4
     """Three days up to its own, fewer at the start; a change moves the three that read it."""
     daily = fr.source("daily", partitions=fr.daily("2024-01-01", opens="data"))
 
