@@ -1,8 +1,15 @@
-"""Sensors as the stream knows them: how far each has come, and whether it works."""
+"""Sensors as the stream knows them: what each reports, how far it has come, whether it works."""
 
 import msgspec
 
-from freshet.engine.events import CursorMoved, Recorded, SensorFailed, SensorRecovered
+from freshet.engine.events import (
+    CursorMoved,
+    EngineStarted,
+    Recorded,
+    SensorFailed,
+    SensorRecovered,
+)
+from freshet.engine.keys import AssetKey
 
 
 class SensorHealth(msgspec.Struct, frozen=True):
@@ -18,9 +25,12 @@ class SensorHealth(msgspec.Struct, frozen=True):
 
 
 class Sensors:
-    """The projection: `health` by sensor name."""
+    """The projection: `health` by sensor name, and `feeds`, the sources that each sensor of the
+    project reports, as of the last start of a daemon.
+    """
 
     def __init__(self) -> None:
+        self.feeds: dict[str, tuple[AssetKey, ...]] = {}
         self.health: dict[str, SensorHealth] = {}
 
     def apply(self, recorded: Recorded) -> None:
@@ -31,8 +41,14 @@ class Sensors:
                 self._put(sensor, recorded, error=error or "failed")
             case SensorRecovered(sensor=sensor):
                 self._put(sensor, recorded)
+            case EngineStarted(sensors=sensors):
+                self.feeds = sensors
             case _:
                 pass
+
+    def names(self) -> list[str]:
+        """The sensors of the project, then those only known from what they once recorded."""
+        return list(dict.fromkeys((*self.feeds, *self.health)))
 
     def _put(self, sensor: str, recorded: Recorded, *, moved: int = 0, error: str = "") -> None:
         before = self.health.get(sensor)

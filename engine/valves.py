@@ -1,0 +1,86 @@
+"""Valves: one for each sensor, shut while the sensor is paused."""
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from freshet.engine.events import Paused, Recorded, Resumed
+from freshet.projections.pauses import Pauses, sensor_scope
+from freshet.projections.view import View
+
+
+class Valve:
+    """Whether one sensor may be read. Shutting it cancels the reading, but never in the middle of
+    recording: a batch is taken whole, or not at all.
+    """
+
+    def __init__(self, *, is_open: bool = True) -> None:
+        self.is_open = is_open
+        self._opened = anyio.Event()
+        self._reading: anyio.CancelScope | None = None
+        self._recording: anyio.CancelScope | None = None
+        self._ending = False
+
+    def turn(self, *, is_open: bool) -> None:
+        """Open or shut it; what it is already it stays."""
+        self.is_open = is_open
+        if is_open:
+            self._opened.set()
+        elif self._reading is not None:
+            self._reading.cancel()
+
+    async def opened(self) -> None:
+        """Wait until it is open."""
+        while not self.is_open:
+            self._opened = anyio.Event()
+            await self._opened.wait()
+
+    @contextmanager
+    def reading(self) -> Iterator[anyio.CancelScope]:
+        """The block that is cancelled when the valve is shut, and then ends without an error."""
+        try:
+            with anyio.CancelScope() as self._reading:
+                yield self._reading
+        finally:
+            self._reading = None
+
+    @asynccontextmanager
+    async def recording(self) -> AsyncIterator[None]:
+        """A part of `reading` that shutting does not cancel; only what cancels `guard` does."""
+        with anyio.CancelScope(shield=True) as self._recording:
+            if self._ending:
+                self._recording.cancel()
+            yield
+        if self._recording.cancel_called:
+            await checkpoint()  # where the cancellation that was kept off is raised
+
+    async def guard(self) -> None:
+        """Pass a cancellation on to what is being recorded; to be started beside the reading."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self._ending = True
+            if self._recording is not None:
+                self._recording.cancel()
+
+
+class Valves:
+    """The valves of some sensors, turned by the pauses of a view; `heed` is a listener of its
+    loop.
+    """
+
+    def __init__(self, sensors: Iterable[str], pauses: Pauses) -> None:
+        scopes = {name: sensor_scope(name) for name in sensors}
+        self.of = {
+            name: Valve(is_open=scope not in pauses.scopes) for name, scope in scopes.items()
+        }
+        self._by_scope = {scopes[name]: valve for name, valve in self.of.items()}
+
+    def heed(self, recorded: Recorded, view: View) -> None:
+        """Turn the valve that a pause, or the end of one, is about."""
+        if isinstance(recorded.event, Paused | Resumed):
+            scope = recorded.event.scope
+            if scope in self._by_scope:
+                self._by_scope[scope].turn(is_open=scope not in view.pauses.scopes)
