@@ -126,7 +126,10 @@ class Runner:
             work = Work(order, asset, loads, await versions_of(order, loads, self._stream.at))
         except Rejected as rejected:
             return Failed(rejected.kind, rejected.error, passing=rejected.passing)
-        if asset.is_async:
+        return await self._call(work, timeout)
+
+    async def _call(self, work: Work, timeout: float | None) -> list[Materialized] | Failed:
+        if work.asset.is_async:
             return await on_loop(lambda: self._on_loop(work), timeout)
         try:
             result = await in_thread(
