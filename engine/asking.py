@@ -17,6 +17,7 @@ from freshet.projections.answers import (
     with_versions,
 )
 from freshet.projections.cells import cells_of
+from freshet.projections.pauses import EVERYTHING, sensor_scope
 from freshet.projections.view import View
 
 MAX_GUESSES = 10_000
@@ -94,3 +95,43 @@ def possible(view: View, text: str, now_us: int) -> AssetPartition:
     if not contains(spec.partitions, target.partition):
         return existing(view, text)
     return target
+
+
+def wanted(view: View, text: str, now_us: int) -> list[AssetPartition]:
+    """What a person wants built: one partition, or all that the asset has. Raises RequestError."""
+    spec = view.staleness.graph.require(text.partition("@")[0])
+    if spec.is_source:
+        raise RequestError(
+            f"'{spec.key}' is a source, which is produced outside Freshet",
+            hint=f"freshet emit {text} --version V",
+        )
+    if "@" in text or spec.partitions is None:
+        return [possible(view, text, now_us)]
+    found = [cell.key for cell in cells_of(view.staleness.states[spec.key])]
+    if not found:
+        raise RequestError(
+            f"'{spec.key}' has no partition yet", hint=f"name one: {spec.key}@PARTITION"
+        )
+    return found
+
+
+def scope_in(view: View, scope: str) -> str:
+    """The scope a person typed: an asset, `group:NAME`, `sensor:NAME`, or everything. Raises
+    RequestError.
+    """
+    specs = view.staleness.graph.specs
+    sensors = [sensor_scope(name) for name in view.sensors.names()]
+    known = {EVERYTHING, *(f"group:{spec.group}" for spec in specs.values()), *specs, *sensors}
+    if scope in known:
+        return scope
+    near = did_you_mean(scope, known)
+    if scope.startswith(sensor_scope("")):
+        raise RequestError(
+            f"there is no sensor '{scope.removeprefix(sensor_scope(''))}'",
+            cause=f"known are {', '.join(sensors) or 'none'}",
+            hint=near or "a new sensor is known once the daemon of its project has started",
+        )
+    raise RequestError(
+        f"'{scope}' is no asset and no group",
+        hint=near or "name an asset, 'group:NAME', 'sensor:NAME', or '*' for everything",
+    )

@@ -21,7 +21,7 @@ from freshet.engine.graph import Graph
 from freshet.engine.keys import AssetKey, asset_key
 from freshet.engine.mappings import Custom, PartitionMapping, default_mapping
 from freshet.engine.partitions import Partitions, describe
-from freshet.engine.policies import Policy
+from freshet.engine.policies import AllOf, AnyOf, Policy, all_of, any_of
 from freshet.engine.signatures import annotations_of, parameters_of, place_of
 from freshet.engine.specs import AssetSpec, Dependency, Missing, Plain
 
@@ -38,7 +38,21 @@ class Input(NamedTuple):
     deadline: float | str = 0
 
 
-class Source:
+class Named:
+    """What may stand in a condition: `fr.eager().when(a & (b | c))`."""
+
+    @property
+    def key(self) -> AssetKey:
+        raise NotImplementedError
+
+    def __and__(self, other: object) -> AllOf:
+        return all_of(self, other)
+
+    def __or__(self, other: object) -> AnyOf:
+        return any_of(self, other)
+
+
+class Source(Named):
     """An asset produced outside Freshet: its key, and what is known of it."""
 
     def __init__(self, spec: AssetSpec, where: str) -> None:
@@ -53,7 +67,7 @@ class Source:
         return f"Source({self.key!r})"
 
 
-class Asset:
+class Asset(Named):
     """A function and what is declared of it. Calling it calls the function, so tests need no
     engine.
     """
@@ -231,9 +245,12 @@ def source(
 
 
 def resolve(
-    definitions: Sequence[Definition], default_policy: Policy
+    definitions: Sequence[Definition],
+    default_policy: Policy,
+    by_group: Mapping[str, Policy] | None = None,
 ) -> tuple[Graph, dict[AssetKey, Asset]]:
-    """The checked graph of all definitions, and the assets by key.
+    """The checked graph of all definitions, and the assets by key. An asset that names no policy
+    has that of its group, or the default.
 
     Raises DefinitionError naming the asset and the file for whatever does not fit.
     """
@@ -251,7 +268,9 @@ def resolve(
             )
         known[item.key] = item
     specs = [
-        _resolved(item, known, default_policy) if isinstance(item, Asset) else item.spec
+        _resolved(item, known, (by_group or {}).get(item.spec.group, default_policy))
+        if isinstance(item, Asset)
+        else item.spec
         for item in known.values()
     ]
     for spec in specs:

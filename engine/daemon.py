@@ -16,6 +16,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from freshet.engine.asking import StatusQuestion, status_of
+from freshet.engine.clock import SteadyClock
 from freshet.engine.events import (
     AnyEvent,
     EngineStarted,
@@ -27,8 +28,9 @@ from freshet.engine.loop import Loop
 from freshet.engine.project import Project
 from freshet.engine.socket import serve
 from freshet.engine.sqlite import SqliteStream
-from freshet.engine.stream import MAX_BATCH, EventStream, wall_clock
+from freshet.engine.stream import MAX_BATCH, EventStream
 from freshet.engine.supervisor import supervise
+from freshet.engine.valves import Valves
 from freshet.projections.answers import StatusReport
 from freshet.projections.view import View
 
@@ -48,9 +50,12 @@ class Daemon:
     wait.
     """
 
-    def __init__(self, stream: EventStream, loop: Loop, tasks: TaskGroup) -> None:
+    def __init__(
+        self, stream: EventStream, loop: Loop, tasks: TaskGroup, clock: Callable[[], int]
+    ) -> None:
         self.stream = stream
         self.loop = loop
+        self.clock = clock
         self._tasks = tasks
         self._stopping = anyio.Event()
         self._now = anyio.Event()
@@ -66,7 +71,7 @@ class Daemon:
         head = self.stream.head
         while self.view.position < head:
             await anyio.sleep(0.001)
-        return await status_of(self.view, self.stream.at, question, wall_clock())
+        return await status_of(self.view, self.stream.at, question, self.clock())
 
     def stop(self, reason: str = "asked to stop") -> None:
         """Begin to stop, or, the second time, stop without waiting for live runs."""
@@ -101,17 +106,21 @@ async def daemon(
     slots: int | None = None,
     sensors: bool = True,
     rng: random.Random | None = None,
-    clock: Callable[[], int] = wall_clock,
+    clock: Callable[[], int] | None = None,
 ) -> AsyncIterator[Daemon]:
     """Run the project on the state folder for as long as the block lasts.
 
     On entry the stream is open and folded, runs cut off by an earlier end are abandoned and the
-    definitions are deployed if they changed. On exit the stream is closed in order.
+    definitions are deployed if they changed. On exit the stream is closed in order. `clock` gives
+    microseconds since the epoch; if left out, a `SteadyClock` that goes on from what is recorded.
     Raises InUseError when another process is the writer, StreamError when the stream cannot be
     used.
     """
+    steady = SteadyClock()
+    clock = clock or steady
     async with SqliteStream.open(state / STREAM_FILE, clock=clock) as stream:
         view = await fold(stream)
+        steady.begin(view.recorded_at)
         await recover(stream, view, project, slots or project.slots)
         rng = rng or random.Random()
         loop = Loop(
@@ -123,8 +132,10 @@ async def daemon(
             clock=clock,
             rng=rng,
         )
+        valves = Valves((sensor.name for sensor in project.sensors), view.pauses)
+        loop.listeners.append(valves.heed)
         async with anyio.create_task_group() as tasks:
-            running = Daemon(stream, loop, tasks)
+            running = Daemon(stream, loop, tasks, clock)
             listening = anyio.Event()
             tasks.start_soon(
                 lambda: serve(state, stream, running.status, ready=listening), name="socket"
@@ -132,7 +143,10 @@ async def daemon(
             await listening.wait()
             tasks.start_soon(loop.run, name="loop")
             for sensor in project.sensors if sensors else ():
-                tasks.start_soon(supervise, sensor, stream, rng, name=f"sensor {sensor.name}")
+                valve = valves.of[sensor.name]
+                tasks.start_soon(
+                    supervise, sensor, stream, rng, valve, name=f"sensor {sensor.name}"
+                )
             try:
                 yield running
             finally:
@@ -159,7 +173,8 @@ async def recover(stream: EventStream, view: View, project: Project, slots: int)
     events: list[AnyEvent] = [
         RunAbandoned(run, "cut off: the daemon ended before the run did") for run in view.runs.live
     ]
-    events.append(EngineStarted(release(), os.getpid(), socket.gethostname(), slots))
+    sensors = {sensor.name: sensor.sources for sensor in project.sensors}
+    events.append(EngineStarted(release(), os.getpid(), socket.gethostname(), slots, sensors))
     if project.graph.digest != view.catalog.digest:
         events.append(GraphDeployed(project.graph.digest, tuple(project.graph.specs.values())))
     for start in range(0, len(events), MAX_BATCH):

@@ -125,7 +125,7 @@ class RunStarted(Event, frozen=True, tag="RunStarted"):
     """A run is about to execute; its own position is its id and its fencing token.
 
     `causes` names the newest changed inputs, at most `MAX_CAUSES`; `changed` counts all of them.
-    `reason` says in a word what made it start: missing, changed, code, demanded, invalidated,
+    `reason` says in a word what made it start: missing, changed, code, demanded, due, invalidated,
     retry.
     """
 
@@ -192,6 +192,16 @@ class Demanded(Event, frozen=True, tag="Demanded"):
     force: bool = True
 
 
+class FellDue(Event, frozen=True, tag="FellDue"):
+    """By a policy (in words) it is time for these asset partitions to absorb what they owe, and for
+    `pulled`, upstream, because they need it.
+    """
+
+    targets: tuple[AssetPartition, ...]
+    policy: str = ""
+    pulled: tuple[AssetPartition, ...] = ()
+
+
 class DemandCancelled(Event, frozen=True, tag="DemandCancelled"):
     """What the demand at position `demand` has not yet got is no longer wanted."""
 
@@ -237,10 +247,13 @@ class Paused(Event, frozen=True, tag="Paused"):
 
 
 class Resumed(Event, frozen=True, tag="Resumed"):
-    """The scope is live again; what it owes is paid once."""
+    """The scope is live again; what it owes is paid once. `pause`: only if it is still this pause,
+    by position, that holds the scope; 0: whichever does.
+    """
 
     scope: str
     reason: str = ""
+    pause: int = 0
 
 
 # --- sensors ----------------------------------------------------------------------------------
@@ -273,6 +286,16 @@ class SensorRecovered(Event, frozen=True, tag="SensorRecovered"):
 # --- promises and the engine's own life -------------------------------------------------------
 
 
+class FreshnessAtRisk(Event, frozen=True, tag="FreshnessAtRisk"):
+    """It is foreseeable that a promise will be missed, and why; `owed` is the change it lacks."""
+
+    asset: AssetKey
+    partition: PartitionKey = WHOLE
+    promise: str = ""
+    reason: str = ""
+    owed: int = 0
+
+
 class FreshnessBreached(Event, frozen=True, tag="FreshnessBreached"):
     """An asset partition is further behind than its policy promises; `owed` is the change
     it lacks.
@@ -282,6 +305,7 @@ class FreshnessBreached(Event, frozen=True, tag="FreshnessBreached"):
     partition: PartitionKey = WHOLE
     promise: str = ""
     owed: int = 0
+    reason: str = ""
 
 
 class FreshnessRestored(Event, frozen=True, tag="FreshnessRestored"):
@@ -293,12 +317,13 @@ class FreshnessRestored(Event, frozen=True, tag="FreshnessRestored"):
 
 
 class EngineStarted(Event, frozen=True, tag="EngineStarted"):
-    """A daemon became the reactor of this stream."""
+    """A daemon became the reactor of this stream. `sensors`: by name, the sources each reports."""
 
     version: str
     pid: int = 0
     host: str = ""
     slots: int = 0
+    sensors: dict[str, tuple[AssetKey, ...]] = {}
 
 
 class EngineStopped(Event, frozen=True, tag="EngineStopped"):
@@ -318,10 +343,10 @@ class Unknown(msgspec.Struct, frozen=True):
 AnyEvent = (
     GraphDeployed | SourceChanged | Observed | Materialized | CheckEvaluated
     | RunStarted | RunSucceeded | RunFailed | RunCancelled | RunAbandoned
-    | Demanded | DemandCancelled | Invalidated | PartitionsAdded | PartitionsRemoved
+    | Demanded | FellDue | DemandCancelled | Invalidated | PartitionsAdded | PartitionsRemoved
     | WindowsOpened
     | Paused | Resumed | CursorMoved | SensorFailed | SensorRecovered
-    | FreshnessBreached | FreshnessRestored | EngineStarted | EngineStopped
+    | FreshnessAtRisk | FreshnessBreached | FreshnessRestored | EngineStarted | EngineStopped
 )
 # fmt: on
 

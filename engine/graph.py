@@ -13,6 +13,7 @@ from freshet.engine.errors import DefinitionError, RequestError, did_you_mean
 from freshet.engine.keys import AssetKey
 from freshet.engine.mappings import Dimensions, Identity, Offset, PartitionMapping, mapping_problem
 from freshet.engine.partitions import describe
+from freshet.engine.policies import inputs_of
 from freshet.engine.specs import AssetSpec, Dependency
 
 
@@ -59,6 +60,7 @@ class Graph:
             by_key[spec.key] = spec
         for spec in by_key.values():
             _check_dependencies(spec, by_key, places)
+            _check_policy(spec, places)
         return cls(_ordered(by_key, places))
 
     def ancestors(self, key: AssetKey) -> set[AssetKey]:
@@ -111,6 +113,24 @@ def _check_dependencies(
                 cause=f"{problem} ({describe(upstream.partitions)} -> {describe(spec.partitions)})",
                 hint="say how they map, as in inputs={'x': fr.Input(key, mapping=fr.last())}",
             )
+
+
+def _check_policy(spec: AssetSpec, places: Mapping[AssetKey, str]) -> None:
+    policy, inputs = spec.policy, {dep.asset for dep in spec.deps}
+    if policy.condition is not None and not inputs_of(policy.condition) <= inputs:
+        stranger = min(inputs_of(policy.condition) - inputs)
+        raise DefinitionError(
+            f"asset '{spec.key}' waits for '{stranger}', which is none of its inputs"
+            + _at(spec.key, places),
+            cause=f"its inputs are {', '.join(sorted(inputs)) or 'none'}",
+            hint=did_you_mean(stranger, inputs) or "when(...) combines inputs of the asset",
+        )
+    if policy.newest is not None and spec.partitions is None:
+        raise DefinitionError(
+            f"asset '{spec.key}' has .latest({policy.newest}) but no partitions"
+            + _at(spec.key, places),
+            hint="leave it out, or give the asset partitions",
+        )
 
 
 def _is_earlier(dep: Dependency) -> bool:

@@ -18,6 +18,11 @@ from freshet.engine.stores.store import Store
 from freshet.engine.stream import EventStream
 from freshet.projections.view import View
 
+LONGEST_SLEEP_S = 30.0
+"""How long the loop sleeps at most when a time is set: the timers of the system stand still while a
+machine is suspended, and do not know when its clock is set.
+"""
+
 Listener = Callable[[Recorded, View], None]
 """Called for each event after it is folded; must be quick and must not raise."""
 
@@ -40,9 +45,11 @@ class Loop:
         slots: int,
         clock: Callable[[], int],
         rng: random.Random | None = None,
+        make_runner: Callable[..., Runner] = Runner,
     ) -> None:
         self.view = view
         self.draining = False
+        self.longest_sleep_s = LONGEST_SLEEP_S
         self.listeners: list[Listener] = []
         self._stream = stream
         self._assets = assets
@@ -50,6 +57,7 @@ class Loop:
         self._slots = slots
         self._clock = clock
         self._rng = rng or random.Random()
+        self._make_runner = make_runner
         self._sent = view.position
         self._wake_at: int | None = None
         self._woken = anyio.Event()
@@ -59,7 +67,7 @@ class Loop:
     async def run(self) -> None:
         """Follow the stream until cancelled."""
         async with anyio.create_task_group() as tasks:
-            self.runner = Runner(
+            self.runner = self._make_runner(
                 self._assets,
                 self._store,
                 self._stream,
@@ -131,7 +139,7 @@ class Loop:
             self._woken = anyio.Event()
             wake_at = self._wake_at
             delay = None if wake_at is None else max(0.0, (wake_at - self._clock()) / 1_000_000)
-            with anyio.move_on_after(delay):
+            with anyio.move_on_after(None if delay is None else min(delay, self.longest_sleep_s)):
                 await self._woken.wait()
                 continue
             self._wake_at = None

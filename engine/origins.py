@@ -6,6 +6,8 @@ from freshet.engine.events import (
     CursorMoved,
     DemandCancelled,
     Demanded,
+    FellDue,
+    FreshnessAtRisk,
     FreshnessBreached,
     FreshnessRestored,
     Invalidated,
@@ -33,9 +35,10 @@ def subject_of(event: AnyEvent | Unknown) -> str:
     # fmt: off
     match event:
         case (SourceChanged() | Observed() | Materialized() | CheckEvaluated()
-              | FreshnessBreached() | FreshnessRestored()):
+              | FreshnessAtRisk() | FreshnessBreached() | FreshnessRestored()):
             return f"{event.asset}@{event.partition}" if event.partition else event.asset
-        case RunStarted(targets=targets) | Demanded(targets=targets) | Invalidated(targets=targets):
+        case (RunStarted(targets=targets) | Demanded(targets=targets) | FellDue(targets=targets)
+              | Invalidated(targets=targets)):
             one = len(targets) == 1
             return str(AssetPartition(targets[0].asset, targets[0].partition)) if one else ""
         case (RunSucceeded(run=run) | RunFailed(run=run)
@@ -53,7 +56,9 @@ def subject_of(event: AnyEvent | Unknown) -> str:
 
 
 def cause_of(event: AnyEvent | Unknown) -> int | None:
-    """The earlier event that led to this one: the debt of a run, the run of a result."""
+    """The earlier event that led to this one: the debt of a run, the run of a result,
+    the pause that is over.
+    """
     match event:
         case RunStarted(targets=targets):
             return min((target.owed for target in targets), default=0) or None
@@ -68,7 +73,9 @@ def cause_of(event: AnyEvent | Unknown) -> int | None:
             return run or None
         case DemandCancelled(demand=demand):
             return demand or None
-        case FreshnessBreached(owed=owed):
+        case Resumed(pause=pause):
+            return pause or None
+        case FreshnessAtRisk(owed=owed) | FreshnessBreached(owed=owed):
             return owed or None
         case _:
             return None

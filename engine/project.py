@@ -1,10 +1,10 @@
 """A project: the definitions, the sensors that feed them, and where values live."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from freshet.engine.assets import Asset, Source, resolve
-from freshet.engine.errors import DefinitionError
-from freshet.engine.policies import Eager, Policy
+from freshet.engine.errors import DefinitionError, did_you_mean
+from freshet.engine.policies import Eager, Modifiers, Policy
 from freshet.engine.stores.local import LocalStore
 from freshet.engine.stores.store import Store
 from freshet.sensors.sensor import Sensor
@@ -18,8 +18,9 @@ laptop.
 class Project:
     """Everything `freshet run` needs, checked when it is made.
 
-    `assets` are assets and sources; `freshness` is the policy of assets that name none; `slots` is
-    how many runs may be alive at once. Raises DefinitionError naming asset and file.
+    `assets` are assets and sources; `freshness` is the policy of assets that name none, and
+    `group_freshness` that of those in a group; `slots` is how many runs may be alive at once.
+    Raises DefinitionError naming asset and file.
     """
 
     def __init__(
@@ -29,11 +30,18 @@ class Project:
         sensors: Sequence[Sensor] = (),
         store: Store | None = None,
         freshness: Policy | None = None,
+        group_freshness: Mapping[str, Policy] | None = None,
         slots: int = DEFAULT_SLOTS,
     ) -> None:
         if slots < 1:
             raise DefinitionError(f"slots={slots}: nothing could ever run", hint="use 1 or more")
-        self.graph, self.assets = resolve(assets, freshness or Eager())
+        by_group = dict(group_freshness or {})
+        for group, policy in by_group.items():
+            _check_policy(policy, f"group_freshness[{group!r}]")
+        if freshness is not None:
+            _check_policy(freshness, "freshness")
+        self.graph, self.assets = resolve(assets, freshness or Eager(), by_group)
+        _check_groups(by_group, {spec.group for spec in self.graph.specs.values()})
         self.sensors = tuple(sensors)
         self.store: Store = store if store is not None else LocalStore("data")
         self.slots = slots
@@ -56,3 +64,20 @@ class Project:
                         f"sensor '{sensor.name}' reports '{source}', no source of the project",
                         hint="add the source to Project(assets=[...])",
                     )
+
+
+def _check_policy(policy: object, what: str) -> None:
+    if not isinstance(policy, Modifiers):
+        raise DefinitionError(
+            f"Project({what}={policy!r}) is no freshness policy",
+            hint='fr.eager(), fr.max_lag("15m"), fr.cron("0 6 * * *"), fr.on_missing()',
+        )
+
+
+def _check_groups(by_group: Mapping[str, Policy], groups: set[str]) -> None:
+    for group in by_group:
+        if group not in groups:
+            raise DefinitionError(
+                f"group_freshness names '{group}', and no asset is in that group",
+                hint=did_you_mean(group, groups) or f"groups: {', '.join(sorted(groups))}",
+            )

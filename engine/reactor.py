@@ -9,14 +9,23 @@ backfills have a share of the slots of their own.
 """
 
 from collections.abc import Iterator
+from itertools import groupby
 
 import msgspec
 
-from freshet.engine.events import MAX_CAUSES, Cause, RunStarted, Target, WindowsOpened
-from freshet.engine.policies import Manual
+from freshet.engine.events import (
+    MAX_CAUSES,
+    AnyEvent,
+    Cause,
+    RunStarted,
+    Target,
+    WindowsOpened,
+)
+from freshet.engine.policies import describe
 from freshet.projections.causes import changed_inputs, reason
 from freshet.projections.cells import Cell, fingerprint
 from freshet.projections.marks import BULK, LIVE
+from freshet.projections.pauses import ended_pauses, next_end
 from freshet.projections.states import AssetState
 from freshet.projections.view import View
 
@@ -25,18 +34,18 @@ BULK_SHARE = 2
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What to do: windows that time has closed, runs to start, in order; and the next moment (µs)
-    at which time alone changes the answer.
+    """What to record: what time alone has brought about, then runs to start, in order; and the next
+    moment (µs) at which time alone changes the answer.
     """
 
-    opened: WindowsOpened | None = None
+    facts: tuple[AnyEvent, ...] = ()
     starts: tuple[RunStarted, ...] = ()
     wake_at: int | None = None
 
     @property
-    def events(self) -> tuple[WindowsOpened | RunStarted, ...]:
+    def events(self) -> tuple[AnyEvent, ...]:
         """What to record."""
-        return self.starts if self.opened is None else (self.opened, *self.starts)
+        return (*self.facts, *self.starts)
 
 
 NOTHING_TO_DO = Decision()
@@ -47,22 +56,37 @@ def decide(view: View, now: int, slots: int) -> Decision:
 
     Costs what it starts, not what exists: an idle graph of any size answers in O(1).
     """
-    staleness = view.staleness
-    opens_at = staleness.opens_at
-    if opens_at is None and not staleness.ready and not staleness.times:
+    staleness, promises = view.staleness, view.promises
+    waits = staleness.timed.at or promises.alarms.at or promises.recovered or view.pauses.ends
+    if not staleness.ready and not waits and staleness.opens_at is None:
         return NOTHING_TO_DO
-    opened = WindowsOpened(now) if opens_at is not None and opens_at <= now else None
-    due, later = _by_time(view, now)
-    if opened is None and opens_at is not None:
-        later = opens_at if later is None else min(later, opens_at)
+    facts, moments = _by_time(view, now)
+    due, later = staleness.timed.due(now) if staleness.timed else ([], None)
+    moments.append(later)
+    wake_at = min((at for at in moments if at is not None), default=None)
     free = slots - len(view.runs.live)
-    if free <= 0 or (not staleness.ready and not due):
-        return Decision(opened, (), later)
-    starts = _taken(_startable(view, LIVE, due), free)
-    bulk = min(free - len(starts), max(1, slots // BULK_SHARE) - _live_bulk(view))
-    if bulk > 0:
-        starts += _taken(_startable(view, BULK, []), bulk)
-    return Decision(opened, tuple(map(_start, starts)), later)
+    starts: list[list[Cell]] = []
+    if free > 0 and (staleness.ready or due):
+        starts = _taken(_startable(view, LIVE, due), free)
+        bulk = min(free - len(starts), max(1, slots // BULK_SHARE) - _live_bulk(view))
+        if bulk > 0:
+            starts += _taken(_startable(view, BULK, []), bulk)
+    return Decision(facts, tuple(map(_start, starts)), wake_at)
+
+
+def _by_time(view: View, now: int) -> tuple[tuple[AnyEvent, ...], list[int | None]]:
+    """What the clock brings about: pauses that end, windows that open, policies that ask, promises
+    that are broken or kept again; and when it will next.
+    """
+    facts: list[AnyEvent] = list(ended_pauses(view.pauses, now))
+    moments = [next_end(view.pauses)] if not facts else []
+    opens_at = view.staleness.opens_at
+    if opens_at is not None and opens_at <= now:
+        facts.append(WindowsOpened(now))
+    else:
+        moments.append(opens_at)
+    found = view.promises.findings(now)
+    return (*facts, *found.events), [*moments, found.wake_at]
 
 
 def _taken(groups: Iterator[list[Cell]], count: int) -> list[list[Cell]]:
@@ -70,14 +94,27 @@ def _taken(groups: Iterator[list[Cell]], count: int) -> list[list[Cell]]:
 
 
 def _startable(view: View, kind: int, due: list[Cell]) -> Iterator[list[Cell]]:
-    """Partitions for one run each time: assets in turn, then what is due by time; none of a paused
-    scope.
+    """Partitions for one run each time: assets of higher priority first, those of the same in turn,
+    then what waited for a time; none of a paused scope.
     """
-    turns = [
-        _ready(state, kind)
+    states = [
+        state
         for state in view.staleness.ready
         if state.ready_counts[kind] and view.pauses.holding(state.spec) is None
     ]
+    if any(state.spec.policy.priority for state in states):
+        states.sort(key=lambda state: -state.spec.policy.priority)
+        for _, rank in groupby(states, key=lambda state: state.spec.policy.priority):
+            yield from _in_turn([_ready(state, kind) for state in rank])
+    else:
+        yield from _in_turn([_ready(state, kind) for state in states])
+    for cell in due:
+        if view.pauses.holding(cell.home.spec) is None:
+            yield [cell]
+
+
+def _in_turn(turns: list[Iterator[list[Cell]]]) -> Iterator[list[Cell]]:
+    """One of each, then the next one of each, and so on."""
     while turns:
         going_on = []
         for rows in turns:
@@ -86,9 +123,6 @@ def _startable(view: View, kind: int, due: list[Cell]) -> Iterator[list[Cell]]:
                 yield group
                 going_on.append(rows)
         turns = going_on
-    for cell in due:
-        if view.pauses.holding(cell.home.spec) is None:
-            yield [cell]
 
 
 def _ready(state: AssetState, kind: int) -> Iterator[list[Cell]]:
@@ -110,30 +144,6 @@ def _ready(state: AssetState, kind: int) -> Iterator[list[Cell]]:
             i = state.ready.find(kind, i + 1, stop)
     if group:
         yield group
-
-
-def _by_time(view: View, now: int) -> tuple[list[Cell], int | None]:
-    """The partitions whose time has come, the first due first, and when the next one's comes."""
-    staleness = view.staleness
-    times = staleness.times
-    if not times or times[0][0] > now:
-        return [], times[0][0] if times else None
-    due: dict[Cell, int] = {}
-    later: int | None = None
-    stack = [0]
-    while stack:
-        n = stack.pop()
-        if n >= len(times):
-            continue
-        at, asset, i = times[n]
-        if at > now:
-            later = at if later is None else min(later, at)  # a heap: what is below comes later
-            continue
-        state = staleness.states.get(asset)
-        if state is not None and staleness.timed.get(Cell(state, i)) == at:
-            due[Cell(state, i)] = at
-        stack += (2 * n + 1, 2 * n + 2)
-    return sorted(due, key=lambda cell: (due[cell], cell.key)), later
 
 
 def _live_bulk(view: View) -> int:
@@ -170,7 +180,7 @@ def _start(group: list[Cell]) -> RunStarted:
     return RunStarted(
         targets=tuple(targets),
         attempt=_attempt(first),
-        policy="manual" if isinstance(spec.policy, Manual) else "eager",
+        policy=describe(spec.policy),
         reason=reason(first),
         causes=tuple(found)[:MAX_CAUSES],
         changed=changed,

@@ -30,7 +30,7 @@ from freshet.engine.partitions import (
     static,
     weekly,
 )
-from freshet.engine.policies import eager, manual
+from freshet.engine.policies import changed, cron, eager, manual, max_lag, on_missing
 from freshet.engine.project import Project
 from freshet.engine.stores.local import LocalStore
 from freshet.engine.stores.memory import MemoryStore
@@ -52,6 +52,8 @@ __all__ = [
     "all_partitions",
     "asset",
     "by_function",
+    "changed",
+    "cron",
     "cron_windows",
     "daily",
     "dimensions",
@@ -61,8 +63,10 @@ __all__ = [
     "hourly",
     "last",
     "manual",
+    "max_lag",
     "monthly",
     "offset",
+    "on_missing",
     "overlapping",
     "previous",
     "product",

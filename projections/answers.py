@@ -15,12 +15,13 @@ from freshet.engine.partitions import describe
 from freshet.engine.selection import select
 from freshet.engine.specs import AssetSpec
 from freshet.projections.catalog import Version
+from freshet.projections.causes import blocker_text
 from freshet.projections.cells import Cell, cells_of
 from freshet.projections.marks import NOTHING
 from freshet.projections.matrix import Matrix, matrix_of
+from freshet.projections.pauses import PauseRow, pause_rows
 from freshet.projections.states import AssetState
 from freshet.projections.view import View
-from freshet.projections.why import blocker_text
 
 MAX_PAGE = 1000
 """Partitions on one page: some 20 ms of the daemon's time, which others wait for."""
@@ -77,7 +78,8 @@ class PartitionRow(msgspec.Struct, frozen=True):
 class StatusReport(msgspec.Struct, frozen=True):
     """The answer to "is it fresh?", at a position: yes or no, and row by row.
 
-    Of one asset also its partitions, a page at a time: `next` is the key to go on after.
+    Of one asset also its partitions, a page at a time: `next` is the key to go on after. `pauses`
+    are those that hold what the report is about, or a sensor that feeds it; of all assets, all.
     """
 
     position: int
@@ -87,6 +89,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     orphans: tuple[AssetKey, ...]
     matrix: Matrix | None = None
     next: str | None = None
+    pauses: tuple[PauseRow, ...] = ()
 
 
 class GraphRow(msgspec.Struct, frozen=True):
@@ -129,7 +132,9 @@ def status_report(
         matrix = matrix_of(state) if state.spec.partitions is not None else None
     fresh = all(row.fresh == row.total for row in rows if row.kind != "source")
     orphans = tuple(view.catalog.removed) if selection is None else ()
-    return StatusReport(view.position, fresh, rows, partitions, orphans, matrix, following)
+    specs = [graph.specs[key] for key in keys] if selection is not None else None
+    pauses = pause_rows(view.pauses, specs, view.sensors.feeds)
+    return StatusReport(view.position, fresh, rows, partitions, orphans, matrix, following, pauses)
 
 
 def select_assets(view: View, selection: str) -> list[AssetKey]:
@@ -168,7 +173,9 @@ def one_partition(view: View, target: AssetPartition, now_us: int) -> StatusRepo
     if cell is None:
         raise RequestError(f"there is no '{target}'")
     row = partition_row(view, cell, now_us)
-    return StatusReport(view.position, row.state == "fresh", (), (row,), ())
+    pauses = pause_rows(view.pauses, [cell.home.spec], view.sensors.feeds)
+    fresh = row.state == "fresh"
+    return StatusReport(view.position, fresh, (), (row,), (), pauses=pauses)
 
 
 def asset_row(view: View, key: AssetKey, now_us: int) -> AssetRow:

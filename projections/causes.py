@@ -15,6 +15,7 @@ from freshet.projections.cells import (
     is_lacking,
     must_run,
     threshold,
+    wanted,
 )
 from freshet.projections.marks import FRESH, MISSING, NOTHING, STALE
 from freshet.projections.states import Link
@@ -24,7 +25,16 @@ MAX_LOOKED_AT = 256
 
 State = Literal["fresh", "stale", "waiting", "missing"]
 Activity = Literal[
-    "", "running", "ready", "retrying", "failed", "blocked", "unwanted", "held", "paused"
+    "",
+    "running",
+    "ready",
+    "retrying",
+    "failed",
+    "blocked",
+    "unwanted",
+    "deferred",
+    "held",
+    "paused",
 ]
 
 
@@ -54,6 +64,7 @@ class Blocker(msgspec.Struct, frozen=True, omit_defaults=True):
         "retry",
         "deadline",
         "paused",
+        "deferred",
     ]
     asset: AssetKey
     partition: PartitionKey
@@ -166,6 +177,8 @@ def reason(cell: Cell) -> str:
         return "retry"
     if cell.i in cell.home.demand:
         return "demanded"
+    if cell.i in cell.home.due:
+        return "due"
     if not cell.there:
         return "missing"
     if cell.forced:
@@ -211,11 +224,13 @@ def _own_blocker(cell: Cell, distance: int) -> Blocker | None:
     if cell.running:
         return Blocker("running", *key, cell.run, distance)
     open_ = gate(cell.home, cell.i)
-    if open_ == SHUT:
+    if open_ == SHUT or not must_run(cell.home, cell.i):
         return None
+    if not wanted(cell.home, cell.i) and not cell.home.is_wall:
+        return Blocker("deferred", *key, cell.owed, distance)
     failure = cell.failure
     listed = cell.home.ready[cell.i] > 0
-    if failure is not None and not listed and must_run(cell.home, cell.i):
+    if failure is not None and not listed:
         what: Literal["retry", "failed"] = "retry" if failure.retry_at is not None else "failed"
         return Blocker(what, *key, failure.position, distance)
     if open_ == GAPS and not listed:
@@ -291,7 +306,11 @@ def _activity(cell: Cell, block: Blocker | None) -> Activity:
     if own and block.what == "queued":
         return "unwanted" if cell.home.is_wall and cell.i not in cell.home.demand else "ready"
     if own:
-        words: dict[str, Activity] = {"failed": "failed", "deadline": "held"}
+        words: dict[str, Activity] = {
+            "failed": "failed",
+            "deadline": "held",
+            "deferred": "deferred",
+        }
         return words.get(block.what, "retrying")
     return "blocked" if block.is_final else ""
 
@@ -299,3 +318,29 @@ def _activity(cell: Cell, block: Blocker | None) -> Activity:
 def held_until(cell: Cell) -> int:
     """When (µs) a partition that waits for a deadline goes on without what is missing."""
     return due_us(cell.home, cell.i)
+
+
+def blocker_text(blocker: Blocker) -> str:
+    """What holds a cell up, in words."""
+    name = str(AssetPartition(blocker.asset, blocker.partition))
+    match blocker.what:
+        case "failed":
+            return f"{name} failed at position {blocker.position}"
+        case "retry":
+            return f"{name} failed at position {blocker.position} and will be tried again"
+        case "missing_source":
+            return f"the source {name} has never been seen"
+        case "not_materialized":
+            return f"{name} has never been materialized"
+        case "removed":
+            return f"{name} was removed at position {blocker.position}"
+        case "running":
+            return f"{name} is running (run {blocker.position})"
+        case "queued":
+            return f"{name} is ready and waits for its turn"
+        case "paused":
+            return f"{name} is paused since position {blocker.position}"
+        case "deferred":
+            return f"{name} is not due yet"
+        case "deadline":
+            return f"{name} waits for missing inputs until its deadline"

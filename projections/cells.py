@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from hashlib import blake2b
 
 from freshet.engine.keys import AssetPartition, PartitionKey
-from freshet.projections.marks import NOTHING, Failure
+from freshet.engine.policies import AllOf, AnyCondition, Changed, OnMissing
+from freshet.projections.marks import DEFERRED, MOVING, NOTHING, STUCK, Failure
 from freshet.projections.states import AssetState, Link
 from freshet.projections.sums import MASK
 
@@ -178,22 +179,63 @@ def fingerprint(state: AssetState, i: int) -> int:
     return total & MASK
 
 
+def wanted(state: AssetState, i: int) -> bool:
+    """Does anything ask for this row now: its policy, a policy downstream, or a person?"""
+    if state.is_eager or i in state.due or i in state.demand:
+        return True
+    if state.is_wall or not state.at_once or not concerns(state, i):
+        return False
+    return not isinstance(state.spec.policy, OnMissing) or not state.there[i]
+
+
+def concerns(state: AssetState, i: int) -> bool:
+    """Is the row one of those its policy speaks of, and has changed what it wants changed?"""
+    policy = state.spec.policy
+    if policy.newest is not None and state.exists.count(1, i + 1) >= policy.newest:
+        return False
+    return policy.condition is None or _holds(state, i, policy.condition)
+
+
+def _holds(state: AssetState, i: int, condition: AnyCondition) -> bool:
+    if isinstance(condition, Changed):
+        links = [link for link in state.up if link.dep.asset == condition.asset]
+        return any(_has_changed(link, i, state.started_at[i]) for link in links)
+    combine = all if isinstance(condition, AllOf) else any
+    return combine(_holds(state, i, term) for term in condition.terms)
+
+
+def _has_changed(link: Link, i: int, since: int) -> bool:
+    """Is there a version among the inputs over this edge that is newer than `since`?"""
+    up = link.up
+    if not link.whole:
+        return any(j < up.n and up.changed_at[j] > since for j in link.reads(i))
+    n = len(up.log_at) - 1
+    while n >= 0 and up.log_at[n] > since:
+        if up.changed_at[up.log_row[n]] == up.log_at[n]:
+            return True
+        n -= 1
+    return False
+
+
 def threshold(state: AssetState, i: int) -> int:
-    """What a gate waits for: a finite demand for all that was demanded, an unlimited one for its
-    own debt.
-    """
+    """What a gate waits for: a wall for all that was demanded, any other row for its own debt."""
     return state.demand.newest(i) or state.owed[i] if state.is_wall else state.owed[i]
 
 
 def gate(state: AssetState, i: int) -> int:
     """Has everything the row waits for arrived: SHUT, OPEN, or GAPS if only what may be missing
-    has not?
+    or has failed has not?
     """
-    limit = threshold(state, i)
+    floor = threshold(state, i)
+    limit = max(floor, state.due.newest(i), state.demand.newest(i))
     found = OPEN
     for link in state.up:
-        if link_owed(link, i, coming=True) <= limit:
-            return SHUT
+        low = link_owed(link, i, coming=True)
+        if low <= limit and (low <= floor or link.up.tells):
+            held = _held(link, i, floor, limit) if link.up.tells else SHUT
+            if held == SHUT:
+                return SHUT
+            found = max(found, held)
         if is_lacking(link, i):
             if link.rule == "wait":
                 return SHUT
@@ -201,16 +243,84 @@ def gate(state: AssetState, i: int) -> int:
     return found
 
 
-def due_us(state: AssetState, i: int) -> int:
-    """When a row may go on without what is missing: its deadline after its window is over; if it is
-    no window, after the change it owes.
+def _held(link: Link, i: int, floor: int, limit: int) -> int:
+    """Does an edge hold the gate shut? Every debt up to `floor` does, up to `limit` those that were
+    demanded with the row; but not what nobody asks for now, and, if the policy goes on without it,
+    not what has failed (GAPS: only after a time).
     """
-    if state.calendar is not None:
-        since = state.calendar.end_us(i // state.stride)
-    else:
-        since = state.marks.at.get(state.owed[i], 0)
-    late = (link.deadline_us for link in state.up if link.rule != "wait" and is_lacking(link, i))
-    return since + max(late, default=0)
+    up, policy = link.up, link.down.spec.policy
+    found = OPEN
+    for j in owing_rows(link, i, limit):
+        if link.rule != "wait" and not (up.there[j] or up.ready[j] or j in up.live):
+            continue
+        stalled, beyond = up.stalled[j], up.owed[j] > floor
+        if stalled == DEFERRED or (beyond and (stalled == STUCK or up.due.newest(j) < limit)):
+            continue
+        if stalled == MOVING or policy.on_failure == "wait":
+            return SHUT
+        found = GAPS if policy.on_failure_after_ms else found
+    return found
+
+
+def owing_rows(link: Link, i: int, limit: int) -> Iterator[int]:
+    """The rows read over this edge that owe something up to `limit`; none of a wall."""
+    up = link.up
+    if up.is_wall or not up.owes:
+        return
+    for j in range(up.n) if link.whole or link.last else link.lane.reads(i, up.n):
+        if j < up.n and up.owed[j] <= limit:
+            yield j
+
+
+def standstill(state: AssetState, i: int, open_: int) -> int:
+    """How a row stands that owes, but neither runs nor is listed: see `marks.MOVING`."""
+    if not wanted(state, i):
+        return DEFERRED
+    if open_ != SHUT and must_run(state, i):
+        return STUCK
+    floor = threshold(state, i)
+    standings: set[int] = set()
+    for link in state.up:
+        up = link.up
+        absent = link.rule == "wait" and open_ == SHUT and is_lacking(link, i)
+        if absent and up.is_wall:
+            return STUCK
+        if up.tells:
+            rows = absent_rows(link, i) if absent else owing_rows(link, i, floor)
+            standings.update(up.stalled[j] if up.exists[j] else STUCK for j in rows)
+        elif absent or link_owed(link, i) <= floor:
+            standings.add(MOVING)
+    if open_ == SHUT and STUCK in standings:
+        return STUCK
+    for found in (MOVING, DEFERRED):
+        if found in standings:
+            return found
+    return MOVING if open_ == SHUT else STUCK
+
+
+def absent_rows(link: Link, i: int) -> Iterator[int]:
+    """The rows read over this edge that have no version."""
+    up = link.up
+    for j in range(up.n) if link.whole or link.last else link.lane.reads(i, up.n):
+        if j < up.n and not up.there[j]:
+            yield j
+
+
+def due_us(state: AssetState, i: int) -> int:
+    """When a row may go on without what is missing or has failed: its deadline after its window is
+    over; if it is no window, and for what has failed, after the change it owes.
+    """
+    owed_us = state.marks.at.get(state.owed[i], 0)
+    window = state.calendar
+    since = window.end_us(i // state.stride) if window is not None else owed_us
+    late = [link.deadline_us for link in state.up if link.rule != "wait" and is_lacking(link, i)]
+    found = since + max(late) if late else 0
+    after_ms, floor = state.spec.policy.on_failure_after_ms, threshold(state, i)
+    if after_ms and any(
+        link.up.tells and _held(link, i, floor, floor) == GAPS for link in state.up
+    ):
+        found = max(found, owed_us + after_ms * 1000)
+    return found
 
 
 def must_run(state: AssetState, i: int) -> bool:

@@ -1,7 +1,7 @@
 """The columns of one asset: what every partition has, a row each, and the sums over it.
 
 A row is a partition's ordinal in the asset's numbering (`engine.spaces`). What every partition has
-lies in arrays, 57 bytes a row; what few have (a live run, a failure, a wish) in small dicts by
+lies in arrays, 58 bytes a row; what few have (a live run, a failure, a wish) in small dicts by
 row.
 """
 
@@ -34,6 +34,8 @@ class Columns:
         """ABSENT … MISSING, true after each event."""
         self.ready = bytearray()
         """LIVE or BULK where a run may start now."""
+        self.stalled = bytearray()
+        """MOVING, DEFERRED or STUCK, of a row that owes; kept where somebody may ask (`tells`)."""
         self.touched = bytearray()
         """1 where something may have moved in the event being folded."""
         self.owed = array("q")
@@ -63,7 +65,9 @@ class Columns:
         self.forced = Wishes()
         """Wishes to rebuild even from equal inputs."""
         self.demand = Wishes()
-        """Demands."""
+        """Demands by people."""
+        self.due = Wishes()
+        """Demands by policies, its own or of what is downstream, and by demands downstream."""
         self.explicit: set[int] = set()
         """Brought into being by name: stay when upstreams go."""
         self.cut_debt: array[int] | None = None
@@ -92,7 +96,9 @@ class Columns:
         if self.limit is not None:
             more = max(i + 1 - self.n, min(more, self.limit - self.n))
         zeros = bytes(more)
-        for flags in (self.exists, self.there, self.state, self.ready, self.touched):
+        for flags in (
+            self.exists, self.there, self.state, self.ready, self.stalled, self.touched,
+        ):  # fmt: skip
             flags.extend(zeros)
         wide = bytes(8 * more)
         for column in (self.hash, self.consumed, self.changed_at, self.made_at, self.started_at):

@@ -136,6 +136,27 @@ def _link(debts: Debts) -> None:
             link = Link(dep, debts.states[dep.asset], state)
             state.up.append(link)
             link.up.down.append(link)
+    _let_tell(debts)
+
+
+def _let_tell(debts: Debts) -> None:
+    """Which assets keep `stalled`: what may be deferred and all below it, and all above somebody
+    who goes on without what is stuck.
+    """
+    before = [state.tells for state in debts.order]
+    for state in debts.order:
+        above = any(link.up.tells for link in state.up if not link.up.is_wall)
+        state.tells = not state.is_wall and (above or not state.is_eager)
+        state.told_below = False
+    for state in reversed(debts.order):
+        if state.told_below or state.spec.policy.on_failure == "proceed":
+            for link in state.up:
+                link.up.tells = link.up.told_below = not link.up.is_wall
+    for state, told in zip(debts.order, before, strict=True):
+        if state.tells != told:
+            state.stalled = bytearray(state.n)
+            for i in rows_of(state):
+                debts.touch(state, i)
 
 
 def _redefine(debts: Debts, state: AssetState, position: int, changed: bool) -> None:
@@ -216,7 +237,7 @@ def _move(old: AssetState, i: int, new: AssetState, k: int) -> None:
 _COLUMNS = (
     "exists", "there", "state", "hash", "consumed", "code", "changed_at", "made_at", "started_at",
 )  # fmt: skip
-_BY_ROW = ("live", "failures", "forced", "demand")
+_BY_ROW = ("live", "failures", "forced", "demand", "due")
 
 
 def _differs(before: AssetSpec | None, now: AssetSpec) -> bool:

@@ -1,5 +1,7 @@
 """What a debt is made of: the words for a row's state, live runs, failures, and the marks owed."""
 
+from typing import Any, NamedTuple
+
 import msgspec
 
 NOTHING = 1 << 62
@@ -7,6 +9,11 @@ NOTHING = 1 << 62
 
 ABSENT, FRESH, STALE, WAITING, MISSING = range(5)
 """What a row is, as kept in `AssetState.state`."""
+
+MOVING, DEFERRED, STUCK = range(3)
+"""How a row that owes stands: it moves, or waits for what does; nobody asks for it now; or nothing
+will happen without news (a failure, a source that is missing). As kept in `AssetState.stalled`.
+"""
 
 LIVE, BULK = 1, 2
 """What a ready row waits for: a slot, or a slot of the share that backfills have."""
@@ -47,6 +54,10 @@ class Marks:
         """Position and time of the event being folded."""
         self.wave = (0, 0)
         """The same of the first event of the newest wave."""
+        self.moved: list[tuple[Any, int, int]] = []
+        """(state, row, what it owed before) of each change of a debt in the event being folded, of
+        the assets that are followed.
+        """
 
     def hold(self, mark: int) -> None:
         """One more owes this mark: the event being folded, the wave, or what others owe already."""
@@ -62,6 +73,19 @@ class Marks:
             self._refs[mark] = count
         else:
             del self.at[mark]
+
+
+class Keepsake(NamedTuple):
+    """What an asset partition that is not defined (any more) last was, and was made from."""
+
+    hash: int
+    made_at: int
+    consumed: int = 0
+    code: str = ""
+    started_at: int = 0
+    made: bool = False
+    gone: int = NOTHING
+    """The mark with which it went: should it return, it has not absorbed that it was gone."""
 
 
 class Tally:

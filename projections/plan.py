@@ -3,12 +3,11 @@
 import msgspec
 
 from freshet.engine.keys import AssetKey, AssetPartition
-from freshet.projections.causes import StaleCause, blocker
+from freshet.projections.causes import StaleCause, blocker, blocker_text
 from freshet.projections.cells import Cell
 from freshet.projections.marks import MISSING, STALE, WAITING
 from freshet.projections.states import AssetState
 from freshet.projections.view import View
-from freshet.projections.why import blocker_text
 
 
 class PlanRow(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from freshet.engine.events import (
     RunFailed,
     RunStarted,
     RunSucceeded,
+    Target,
 )
 from freshet.engine.keys import AssetKey, AssetPartition
 
@@ -55,11 +56,14 @@ class Runs:
             "cancelled": 0,
             "abandoned": 0,
         }
+        self.ended: tuple[Target, ...] = ()
+        """Targets of the run that ended with the last event, if one did."""
         self._recent: dict[AssetKey, deque[int]] = {}
         self.run_us = 0
         """Time spent in runs that ended, succeeded or failed, in µs."""
 
     def apply(self, recorded: Recorded) -> None:
+        self.ended = ()
         match recorded.event:
             case RunStarted() as event:
                 run = Run(recorded.position, recorded.recorded_at, event)
@@ -80,6 +84,11 @@ class Runs:
         recent = self._recent.get(asset)
         return int(median(recent)) if recent else None
 
+    def p90_us(self, asset: AssetKey) -> int | None:
+        """The time (µs) of a run that nine of ten recent ones did not exceed; None without any."""
+        recent = self._recent.get(asset)
+        return sorted(recent)[(9 * len(recent) - 1) // 10] if recent else None
+
     def _end(
         self,
         id_: int,
@@ -93,6 +102,7 @@ class Runs:
         if run is None:
             return  # the end of a run that had ended: refused, and already history
         self.counts[outcome] += 1
+        self.ended = run.event.targets
         self.run_us += duration_us
         if outcome == "succeeded":
             targets = run.event.targets

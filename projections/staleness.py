@@ -11,6 +11,7 @@ from typing import Any
 from freshet.engine.events import (
     DemandCancelled,
     Demanded,
+    FellDue,
     GraphDeployed,
     Invalidated,
     Materialized,
@@ -30,9 +31,10 @@ from freshet.engine.graph import EMPTY, Graph
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.spaces import is_too_far
 from freshet.projections.cells import Cell, fingerprint, upstream_owed, version_hash
-from freshet.projections.debts import Debts, Keepsake, belongs
+from freshet.projections.debts import Debts, belongs
 from freshet.projections.deployment import deploy, next_opening, open_by_time, pass_watermark
-from freshet.projections.marks import FRESH, NOTHING, Failure, Live, Tally
+from freshet.projections.marks import FRESH, NOTHING, Failure, Keepsake, Live, Tally
+from freshet.projections.pulls import needed_above
 from freshet.projections.states import AssetState
 
 
@@ -56,6 +58,7 @@ class Staleness(Debts):
             RunCancelled: self._cancelled,
             RunAbandoned: self._abandoned,
             Demanded: self._demanded,
+            FellDue: self._fell_due,
             DemandCancelled: self._demand_cancelled,
             Invalidated: self._invalidated,
             PartitionsAdded: self._partitions_added,
@@ -70,10 +73,11 @@ class Staleness(Debts):
             return
         self.position = recorded.position
         self.marks.now = (recorded.position, recorded.recorded_at)
+        self.marks.moved.clear()
         fold(recorded.event, recorded)
         self.settle()
-        if self.times:
-            self.trim_times()
+        if self.timed:
+            self.timed.trim()
 
     def cell(self, asset: AssetKey, partition: PartitionKey) -> Cell | None:
         """The asset partition, if it is defined and exists."""
@@ -174,6 +178,7 @@ class Staleness(Debts):
         state.made(i, recorded.position)
         state.failures.pop(i, None)
         state.forced.take(i, event.run)
+        state.due.take(i, event.run)
         self.satisfy(state, i, event.run)
         if changed:
             state.set_version(i, found, recorded.position)
@@ -265,8 +270,22 @@ class Staleness(Debts):
         rows = self._targets(event.targets, recorded, force=event.force)
         for state, i in rows:
             state.demand.add(i, recorded.position)
+            self.ask(needed_above(state, i), recorded.position)
         if event.bulk:
             self.bulk[recorded.position].wanted = len(rows)
+
+    def _fell_due(self, event: FellDue, recorded: Recorded) -> None:
+        found = [self.cell(*name) for name in (*event.targets, *event.pulled)]
+        self.ask([cell for cell in found if cell is not None], recorded.position)
+
+    def ask(self, cells: Iterable[Cell], position: int) -> None:
+        """These rows are to absorb, now, what they owe; but for those that ask by themselves."""
+        for cell in cells:
+            state, i = cell.home, cell.i
+            if state.owed[i] < NOTHING and not state.is_wall and not state.is_eager:
+                state.due.add(i, position)
+                self.touch(state, i)
+                self.touch_below(state, i)  # what is demanded together waits for each other
 
     def _invalidated(self, event: Invalidated, recorded: Recorded) -> None:
         self._targets(event.targets, recorded, force=True)
@@ -303,6 +322,10 @@ class Staleness(Debts):
                 state.demand.withdraw(i, event.demand)
                 state.forced.withdraw(i, event.demand)
                 self.touch(state, i)
+            for i in [i for i, wishes in state.due.items() if event.demand in wishes]:
+                state.due.withdraw(i, event.demand)
+                self.touch(state, i)
+                self.touch_below(state, i)
 
     # --- partitions ---------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from freshet.engine.keys import AssetPartition, PartitionKey
 from freshet.engine.lanes import lane_between
 from freshet.engine.mappings import All, Dimensions, Last, Overlap, Trailing, is_many
 from freshet.engine.partitions import SEPARATOR, growing, is_bounded
-from freshet.engine.policies import Manual
+from freshet.engine.policies import Eager, Manual, is_at_once
 from freshet.engine.spaces import DynamicSpace, ProductSpace, Space, calendar_of, space_of
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.engine.windows import Windows
@@ -35,13 +35,30 @@ class AssetState(Columns):
         """Place in the topological order of assets."""
         self.up: list[Link] = []
         self.down: list[Link] = []
+        self.followed = False
+        """Are changes of its debts noted in `marks.moved`?"""
+        self.tells = False
+        """Is `stalled` kept, because something here or above may be deferred, or somebody below
+        goes on without what is stuck?
+        """
+        self.told_below = False
+        """Does somebody below go on without what is stuck?"""
         self.define(spec, space_of(spec.partitions))
 
     def define(self, spec: AssetSpec, space: Space) -> None:
         """Take on a (new) definition and its numbering; rows are left to the caller."""
         self.spec = spec
         self.is_source = spec.is_source
-        self.is_wall = spec.is_source or isinstance(spec.policy, Manual)
+        policy = spec.policy
+        self.is_wall = spec.is_source or isinstance(policy, Manual)
+        self.at_once = is_at_once(policy)
+        """Does its policy ask without looking at a clock?"""
+        self.conditional = policy.condition is not None
+        narrowed = policy.newest is not None or self.conditional
+        self.is_eager = (
+            self.at_once and isinstance(policy, Eager) and not (narrowed or self.is_wall)
+        )
+        """Does it always ask for everything?"""
         self.space = space
         self.limit = space.size
         grows = growing(spec.partitions)
@@ -84,6 +101,8 @@ class AssetState(Columns):
         if old == mark:
             return
         self.owed[i] = mark
+        if self.followed:
+            self.marks.moved.append((self, i, old))
         owes = self.owes
         if mark < NOTHING:
             count = owes.get(mark, 0)

@@ -9,6 +9,7 @@ from freshet.projections.causes import Status, status
 from freshet.projections.cells import Cell
 from freshet.projections.demands import Demands
 from freshet.projections.pauses import Pauses
+from freshet.projections.promises import Promises
 from freshet.projections.runs import Runs
 from freshet.projections.sensors import Sensors
 from freshet.projections.staleness import Staleness
@@ -22,6 +23,7 @@ class View:
         self.recorded_at = 0
         self.staleness = Staleness()
         self.runs = Runs()
+        self.promises = Promises(self.staleness, self.runs)
         self.catalog = Catalog()
         self.sensors = Sensors()
         self.pauses = Pauses()
@@ -37,6 +39,7 @@ class View:
         self.recorded_at = recorded.recorded_at
         self.staleness.apply(recorded)
         self.runs.apply(recorded)
+        self.promises.apply(recorded)
         self.catalog.apply(recorded)
         self.sensors.apply(recorded)
         self.pauses.apply(recorded)

@@ -32,9 +32,10 @@ from freshet.engine.events import (
     WindowsOpened,
     type_of,
 )
-from freshet.engine.keys import AssetPartition
+from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.origins import subject_of
-from freshet.projections.causes import Blocker, Status
+from freshet.projections.causes import Status, blocker_text
+from freshet.projections.pauses import EVERYTHING
 from freshet.projections.view import View
 
 MAX_DEPTH = 32
@@ -88,7 +89,7 @@ def explain(
         "held",
         "paused",
     ):
-        hint = yield from _held(status, steps)
+        hint = yield from _held(view, status, steps)
     cell = view.staleness.cell(*target)
     made_at = view.staleness.made_at(*target)
     if cell is not None and cell.failure is not None and not cell.running:
@@ -139,12 +140,14 @@ def describe(recorded: Recorded) -> str:
             return f"{len(assets)} definitions deployed (digest {short(digest)})"
         case Paused(scope=scope, reason=reason) | Resumed(scope=scope, reason=reason):
             verb = "paused" if isinstance(event, Paused) else "resumed"
-            return f"{scope} {verb}" + (f": {reason}" if reason else "")
+            by = f" by {recorded.actor}" if recorded.actor else ""
+            until = event.until if isinstance(event, Paused) else None
+            end = f" until {_utc(until)}" if until is not None else ""
+            return f"{scope} {verb}{by}{end}" + (f": {reason}" if reason else "")
         case SensorFailed(sensor=sensor, error=error):
             return f"{sensor} failed: {error}"
         case WindowsOpened(until=until):
-            moment = datetime.fromtimestamp(until / 1_000_000, UTC).isoformat(" ", "seconds")
-            return f"windows over by {moment[:19]} UTC exist"
+            return f"windows over by {_utc(until)} exist"
         case PartitionsAdded(asset=asset, keys=keys) | PartitionsRemoved(asset=asset, keys=keys):
             verb = "added to" if isinstance(event, PartitionsAdded) else "removed from"
             more = f" and {len(keys) - MAX_BREADTH} more" if len(keys) > MAX_BREADTH else ""
@@ -157,36 +160,17 @@ def describe(recorded: Recorded) -> str:
             return f"{type_of(event)} {subject}".strip()
 
 
+def _utc(us: int) -> str:
+    moment = datetime.fromtimestamp(us / 1_000_000, UTC).isoformat(" ", "seconds")
+    return f"{moment[:19]} UTC"
+
+
 def short(text: str) -> str:
     """The first eight characters of a version or digest; shorter ones whole."""
     return text if len(text) <= 12 else text[:8]
 
 
-def blocker_text(blocker: Blocker) -> str:
-    """What holds a cell up, in words."""
-    name = str(AssetPartition(blocker.asset, blocker.partition))
-    match blocker.what:
-        case "failed":
-            return f"{name} failed at position {blocker.position}"
-        case "retry":
-            return f"{name} failed at position {blocker.position} and will be tried again"
-        case "missing_source":
-            return f"the source {name} has never been seen"
-        case "not_materialized":
-            return f"{name} has never been materialized"
-        case "removed":
-            return f"{name} was removed at position {blocker.position}"
-        case "running":
-            return f"{name} is running (run {blocker.position})"
-        case "queued":
-            return f"{name} is ready and waits for its turn"
-        case "paused":
-            return f"{name} is paused since position {blocker.position}"
-        case "deadline":
-            return f"{name} waits for missing inputs until its deadline"
-
-
-def _held(status: Status, steps: list[Step]) -> Generator[int, Recorded | None, str]:
+def _held(view: View, status: Status, steps: list[Step]) -> Generator[int, Recorded | None, str]:
     """What the cell waits for, the event behind it, and what would release it."""
     blocker = status.blocker
     key = AssetPartition(status.asset, status.partition)
@@ -199,8 +183,12 @@ def _held(status: Status, steps: list[Step]) -> Generator[int, Recorded | None, 
         steps.append(Step(0, 0, "waits: its policy is manual, and nobody has asked for it"))
         return f"freshet materialize {key}"
     elif status.activity == "paused":
-        steps.append(Step(0, 0, "waits: it is paused"))
-        return "freshet resume"
+        pause = view.pauses.holding(view.staleness.states[status.asset].spec)
+        position = pause.position if pause is not None else 0
+        steps.append(Step(0, position, "waits: it is paused"))
+        if position:
+            yield from _event(position, 1, steps)
+        return _resume(view, status.asset)
     elif status.activity == "held":
         steps.append(Step(0, 0, "waits: for missing inputs, until its deadline"))
         return ""
@@ -209,10 +197,18 @@ def _held(status: Status, steps: list[Step]) -> Generator[int, Recorded | None, 
     return {
         "failed": f"repair its inputs or its code, or run `freshet materialize {origin}`",
         "missing_source": f"it is released when {origin} lands; or `freshet emit {origin}`",
-        "paused": "freshet resume",
+        "paused": _resume(view, origin.asset),
         "removed": f"it is released when {origin} is there again",
         "not_materialized": f"freshet materialize {origin}",
     }.get(what, "")
+
+
+def _resume(view: View, asset: AssetKey) -> str:
+    """The command that ends the pause that holds this asset."""
+    state = view.staleness.states.get(asset)
+    pause = view.pauses.holding(state.spec) if state is not None else None
+    scope = subject_of(pause.event) if pause is not None else EVERYTHING
+    return "freshet resume" if scope == EVERYTHING else f"freshet resume {scope}"
 
 
 def _owed(view: View, target: AssetPartition, status: Status, steps: list[Step]) -> Asking:

@@ -11,12 +11,22 @@ from freshet.engine import events as e
 from freshet.engine.keys import AssetPartition
 from freshet.engine.mappings import All, Offset
 from freshet.engine.origins import cause_of
-from freshet.engine.partitions import Partitions
-from freshet.engine.policies import Eager, Manual
+from freshet.engine.partitions import Dynamic, Partitions
+from freshet.engine.policies import (
+    AllOf,
+    AnyOf,
+    Eager,
+    Manual,
+    MaxLag,
+    OnMissing,
+    Policy,
+    changed,
+    inputs_of,
+)
 from freshet.engine.reactor import decide
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.engine.windows import Windows
-from freshet.projections.cells import Cell
+from freshet.projections.cells import Cell, cells_of
 from freshet.projections.view import View
 from tests.shapes import SHAPES, mappings_between, universe
 
@@ -34,9 +44,12 @@ def keys_of(shape: Partitions | None) -> list[str]:
 class History:
     """A growing history and the view that folds it; `say` records one event."""
 
-    def __init__(self, rng: random.Random, size: int, *, skips: bool = True) -> None:
+    def __init__(
+        self, rng: random.Random, size: int, *, skips: bool = True, lazy: bool = True
+    ) -> None:
         self.rng = rng
         self.skips = skips
+        self.lazy = lazy
         self.view = View()
         self.recorded: list[e.Recorded] = []
         self.now = JANUARY_US - DAY_US
@@ -61,7 +74,7 @@ class History:
     def step(self) -> None:
         actions = [self.change] * 4 + [self.start] * 6 + [self.finish] * 6
         actions += [self.fail, self.wish, self.redeploy, self.abandon, self.decide_only]
-        actions += [self.pass_time]
+        actions += [self.pass_time, self.fall_due]
         self.rng.choice(actions)()
 
     def change(self) -> None:
@@ -133,6 +146,13 @@ class History:
         if self.rng.random() < 0.2:
             self.say(e.DemandCancelled(said.position))
 
+    def fall_due(self) -> None:
+        """Some partitions are asked for by policies, whatever these say."""
+        cells = [c.key for s in self.view.staleness.order for c in cells_of(s) if not s.is_source]
+        if cells:
+            targets = tuple(self.rng.sample(cells, min(len(cells), self.rng.choice([1, 2, 4]))))
+            self.say(e.FellDue(targets[:1], "by chance", targets[1:]))
+
     def redeploy(self) -> None:
         index = self.rng.randrange(len(self.specs))
         spec = self.specs[index]
@@ -191,9 +211,27 @@ class History:
             deps.append(Dependency(up.key, mapping, missing=rule))  # type: ignore[arg-type]  # a Missing
         if isinstance(shape, Windows) and self.rng.random() < 0.3:
             deps.append(Dependency(key, Offset(-1)))
-        policy = Manual() if self.rng.random() < 0.15 else Eager()
+        ordered = shape is not None and not isinstance(shape, Dynamic)
+        policy = self._policy(sorted({dep.asset for dep in deps}), ordered)
         code = self.rng.choice(["x", "y"])
         return AssetSpec(key, deps=tuple(deps), partitions=shape, policy=policy, code_version=code)
+
+    def _policy(self, inputs: list[str], ordered: bool) -> Policy:
+        """Eager as a rule; lazy ones, whose time comes at random, and narrowed ones."""
+        rng = self.rng
+        if not self.lazy or rng.random() < 0.5:
+            return Manual() if rng.random() < 0.15 else Eager()
+        lazy: list[Policy] = [Eager(), Eager(), OnMissing(), MaxLag(lag_ms=1000)]
+        policy = rng.choice(lazy)
+        if ordered and rng.random() < 0.2:
+            policy = policy.latest(rng.choice([1, 2]))
+        if inputs and rng.random() < 0.3:
+            terms = [changed(key) for key in rng.sample(inputs, min(2, len(inputs)))]
+            both = terms[0] if len(terms) == 1 else AllOf(tuple(terms))
+            policy = policy.when(rng.choice([both, AnyOf(tuple(terms))]))
+        if rng.random() < 0.3:
+            policy = policy.if_upstream_fails("proceed", after=rng.choice([0, 1]))
+        return policy
 
 
 def pinned_of(cell: Cell | None) -> int:
@@ -213,9 +251,18 @@ def _fitting(spec: AssetSpec, reshaped: AssetSpec) -> AssetSpec:
         else dep
         for dep in spec.deps
     )
-    return msgspec.structs.replace(spec, deps=deps)
+    return _sound(msgspec.structs.replace(spec, deps=deps))
 
 
 def _without(spec: AssetSpec, gone: str) -> AssetSpec:
     deps = tuple(dep for dep in spec.deps if dep.asset != gone)
-    return msgspec.structs.replace(spec, deps=deps)
+    return _sound(msgspec.structs.replace(spec, deps=deps))
+
+
+def _sound(spec: AssetSpec) -> AssetSpec:
+    """Without a condition over what is no input any more."""
+    condition = spec.policy.condition
+    if condition is None or inputs_of(condition) <= {dep.asset for dep in spec.deps}:
+        return spec
+    policy = msgspec.structs.replace(spec.policy, condition=None)
+    return msgspec.structs.replace(spec, policy=policy)

@@ -10,7 +10,16 @@ from collections.abc import Iterator
 from freshet.engine import events as e
 from freshet.engine.graph import Graph
 from freshet.engine.mappings import All, Last
-from freshet.engine.policies import Manual
+from freshet.engine.policies import (
+    AllOf,
+    AnyCondition,
+    Changed,
+    Eager,
+    Manual,
+    OnMissing,
+    Policy,
+    is_at_once,
+)
 from freshet.engine.specs import AssetSpec, Dependency
 from tests.shapes import (
     admits,
@@ -29,6 +38,12 @@ Key = tuple[str, str]
 Read = tuple[tuple[Key, str], ...]
 
 
+def is_eager(policy: Policy) -> bool:
+    """Does it always ask for everything?"""
+    narrowed = policy.newest is not None or policy.condition is not None
+    return isinstance(policy, Eager) and is_at_once(policy) and not narrowed
+
+
 class Model:
     def __init__(self) -> None:
         self.specs: dict[str, AssetSpec] = {}
@@ -43,13 +58,18 @@ class Model:
         self.code: dict[Key, str] = {}
         self.forced: dict[Key, set[int]] = {}
         self.demand: dict[Key, set[int]] = {}
+        self.due: dict[Key, set[int]] = {}
+        self.changed: dict[Key, int] = {}
+        self.started: dict[Key, int] = {}
         self.failed: dict[Key, tuple[tuple[Read, str], int | None]] = {}
         self.runs: dict[int, Key] = {}
         self.wave = (0, -INF)
         self.attic: dict[Key, tuple[str, Read | None, str, int]] = {}
-        self.now_us = 0
+        self.now_us = self.position = 0
         self.seen: dict[str, int] = {}
         self.memo: dict[Key, bool] = {}
+        self.memo_standing: dict[Key, str] = {}
+        self.memo_tells: dict[str, bool] = {}
         self.cache: dict[tuple[str, int, str], list[str]] = {}
 
     def is_wall(self, asset: str) -> bool:
@@ -100,32 +120,133 @@ class Model:
         read = []
         for dep, _, cells in self.ups(n):
             there = [c for c in cells if c in self.version]
-            if isinstance(dep.mapping, Last) and there:
-                order = universe(self.specs[dep.asset].partitions)
-                there = [max(there, key=lambda c: order.index(c[1]))]
+            if isinstance(dep.mapping, Last):
+                there = self.newest_of(cells)
             read += [(c, self.version[c]) for c in there]
         return tuple(sorted(read))
 
     def gate(self, n: Key) -> str:
-        """ "shut", "open", or "gaps" when only what may be missing is."""
-        finite = self.is_wall(n[0]) and self.demand.get(n)
-        limit = max(self.demand[n]) if finite else self.owed[n]
+        """ "shut", "open", or "gaps" when only what may be missing, or has failed, is."""
+        wall, policy = self.is_wall(n[0]), self.specs[n[0]].policy
+        floor = max(self.demand[n]) if wall and self.demand.get(n) else self.owed[n]
+        limit = max([floor, *self.due.get(n, ()), *self.demand.get(n, ())])
         found = "open"
-        if self.up_eff(n, coming=True) <= limit:
-            return "shut"
-        for dep, wanted, _ in self.ups(n):
-            there = sum(c in self.version for c in wanted)
-            shape = self.specs[dep.asset].partitions
-            needed = len(wanted)
-            if open_ended(dep.mapping, shape):
-                needed = 1
-            elif isinstance(dep.mapping, All):
-                needed = len(universe(shape))
-            if there < needed:
+        for dep, wanted, cells in self.ups(n):
+            for c in cells if not self.is_wall(dep.asset) else ():
+                if dep.missing == "skip" and c not in self.version and not self.coming(c):
+                    continue
+                standing = self.standing(c) if self.eff(c) <= limit else "deferred"
+                if self.eff(c) > floor and max(self.due.get(c, ()), default=0) < limit:
+                    standing = "deferred"
+                if standing == "moving" or (standing == "stuck" and self.eff(c) <= floor):
+                    if standing == "moving" or policy.on_failure == "wait":
+                        return "shut"
+                    found = "gaps" if policy.on_failure_after_ms else found
+            if self.lacks(dep, wanted):
                 if dep.missing in ("", "wait"):
                     return "shut"
                 found = "gaps"
         return found
+
+    def lacks(self, dep: Dependency, wanted: list[Key]) -> bool:
+        there = sum(c in self.version for c in wanted)
+        shape = self.specs[dep.asset].partitions
+        needed = len(wanted)
+        if open_ended(dep.mapping, shape):
+            needed = 1
+        elif isinstance(dep.mapping, All):
+            needed = len(universe(shape))
+        return there < needed
+
+    def standing(self, n: Key) -> str:
+        """ "moving", "deferred" (nobody asks for it) or "stuck" (needs news)."""
+        if n not in self.memo_standing:
+            self.memo_standing[n] = self.standing_now(n) if self.tells(n[0]) else "moving"
+        return self.memo_standing[n]
+
+    def standing_now(self, n: Key) -> str:
+        if n in self.running or self.owed.get(n, INF) == INF or self.listed(n):
+            return "moving"
+        if not self.wanted_now(n):
+            return "deferred"
+        gate = self.gate(n)
+        if gate != "shut" and self.must_run(n):
+            return "stuck"
+        standings = set()
+        wall = self.is_wall(n[0])
+        floor = max(self.demand[n]) if wall and self.demand.get(n) else self.owed[n]
+        for dep, wanted, cells in self.ups(n):
+            absent = dep.missing in ("", "wait") and gate == "shut" and self.lacks(dep, wanted)
+            if absent and self.is_wall(dep.asset):
+                return "stuck"
+            if self.is_wall(dep.asset):
+                continue
+            if absent:
+                rows = [c for c in wanted if c not in self.version]
+                standings |= {self.standing(c) if c in self.cells else "stuck" for c in rows}
+            else:
+                standings |= {self.standing(c) for c in cells if self.eff(c) <= floor}
+        if gate == "shut" and "stuck" in standings:
+            return "stuck"
+        for found in ("moving", "deferred"):
+            if found in standings:
+                return found
+        return "moving" if gate == "shut" else "stuck"
+
+    def tells(self, asset: str) -> bool:
+        """May its rows be deferred, or is somebody below who goes on without what is stuck?"""
+        if asset not in self.memo_tells:
+            self.memo_tells[asset] = not self.is_wall(asset) and (
+                self.lazy_above(asset) or self.proceeds_below(asset)
+            )
+        return self.memo_tells[asset]
+
+    def lazy_above(self, asset: str) -> bool:
+        spec = self.specs[asset]
+        ups = {dep.asset for dep in spec.deps} - {asset}
+        return not self.is_wall(asset) and (
+            not is_eager(spec.policy) or any(self.lazy_above(up) for up in ups)
+        )
+
+    def proceeds_below(self, asset: str) -> bool:
+        downs = [s for s in self.specs.values() if asset in {d.asset for d in s.deps} - {s.key}]
+        return any(
+            s.policy.on_failure == "proceed"
+            or (not self.is_wall(s.key) and self.proceeds_below(s.key))
+            for s in downs
+        )
+
+    def wanted_now(self, n: Key) -> bool:
+        """Does a demand, or a policy that needs no clock, ask for it?"""
+        policy = self.specs[n[0]].policy
+        if self.due.get(n) or self.demand.get(n):
+            return True
+        if self.is_wall(n[0]) or not is_at_once(policy):
+            return False
+        if policy.newest is not None:
+            place = universe(self.specs[n[0]].partitions).index
+            later = [c for c in self.cells if c[0] == n[0] and place(c[1]) > place(n[1])]
+            if len(later) >= policy.newest:
+                return False
+        if policy.condition is not None and not self.holds(n, policy.condition):
+            return False
+        return not isinstance(policy, OnMissing) or n not in self.version
+
+    def holds(self, n: Key, condition: AnyCondition) -> bool:
+        if isinstance(condition, Changed):
+            return any(
+                self.changed.get(c, 0) > self.started.get(n, 0)
+                for dep, _, cells in self.ups(n)
+                if dep.asset == condition.asset
+                for c in (cells if not isinstance(dep.mapping, Last) else self.newest_of(cells))
+            )
+        combine = all if isinstance(condition, AllOf) else any
+        return combine(self.holds(n, term) for term in condition.terms)
+
+    def newest_of(self, cells: list[Key]) -> list[Key]:
+        there = [c for c in cells if c in self.version]
+        order = universe(self.specs[there[0][0]].partitions) if there else []
+        return [max(there, key=lambda c: order.index(c[1]))] if there else []
 
     def must_run(self, n: Key) -> bool:
         return (
@@ -136,17 +257,19 @@ class Model:
 
     def startable(self) -> tuple[set[Key], set[Key]]:
         """(ready now, waiting for a time)"""
-        self.memo = {}
+        self.forget()
         listed = {n: self.listed(n) for n in self.cells}
         return (
             {n for n, word in listed.items() if word == "ready"},
             {n for n, word in listed.items() if word == "timed"},
         )
 
+    def forget(self) -> None:
+        self.memo, self.memo_standing, self.memo_tells = {}, {}, {}
+
     def listed(self, n: Key) -> str:
         """ "ready", "timed", or neither."""
-        wanted = not self.is_wall(n[0]) or self.demand.get(n)
-        if n in self.running or self.owed.get(n, INF) == INF or not wanted:
+        if n in self.running or self.owed.get(n, INF) == INF or not self.wanted_now(n):
             return ""
         gate = self.gate(n)
         if gate == "shut" or not self.must_run(n):
@@ -214,7 +337,9 @@ class Model:
                 self.consumed,
                 self.forced,
                 self.demand,
+                self.due,
                 self.failed,
+                self.changed,
             ):
                 table.pop(gone, None)
             self.explicit.discard(gone)
@@ -223,6 +348,7 @@ class Model:
         went: dict[Key, int] = {}
         for n in (now - before) & set(self.attic):
             self.version[n], consumed, self.code[n], went[n] = self.attic.pop(n)
+            self.changed[n] = self.position
             if consumed is not None:
                 self.consumed[n] = consumed
         for n in sorted(c for c in now - before if self.specs[c[0]].is_source):
@@ -262,18 +388,22 @@ class Model:
         while moved:
             moved = False
             for n in self.cells:
-                self.memo = {}
-                if n in self.running or self.owed.get(n, INF) == INF or self.specs[n[0]].is_source:
+                self.forget()
+                if n in self.running or self.specs[n[0]].is_source:
                     continue
-                shut = self.gate(n) == "shut"
-                if not shut and not self.must_run(n) and self.owed[n] != self.up_eff(n):
-                    self.owed[n], moved = self.up_eff(n), True
-                    self.failed.pop(n, None)
-                    self.demand.pop(n, None)
+                if self.owed.get(n, INF) == INF:
+                    moved = bool(self.due.pop(n, None)) or moved
+                elif not self.must_run(n) and self.gate(n) != "shut":
+                    moved = bool(self.due.pop(n, None)) or moved
+                    moved = bool(self.demand.pop(n, None)) or moved
+                    if self.owed[n] != self.up_eff(n):
+                        self.owed[n], moved = self.up_eff(n), True
+                        self.failed.pop(n, None)
 
     def apply(self, recorded: e.Recorded) -> None:
         p, event = recorded.position, recorded.event
-        self.memo = {}
+        self.position = p
+        self.forget()
         match event:
             case (
                 e.SourceChanged(asset=a, partition=k, data_version=v)
@@ -325,12 +455,33 @@ class Model:
                         if isinstance(event, e.Demanded):
                             self.demand.setdefault(n, set()).add(p)
                         self.mark(n, min(p, self.up_eff(n)))
+                        if isinstance(event, e.Demanded):
+                            self.pull(n, p, set())
+            case e.FellDue(targets=targets, pulled=pulled):
+                for n in ((t.asset, t.partition) for t in (*targets, *pulled)):
+                    if n in self.cells:
+                        self.ask(n, p)
             case e.DemandCancelled(demand=d):
                 for n in self.cells:
+                    self.due.get(n, set()).discard(d)
                     if d in self.demand.get(n, ()):
                         self.demand[n].discard(d)
                         self.forced.get(n, set()).discard(d)
         self.settle()
+
+    def ask(self, n: Key, p: int) -> None:
+        if not self.is_wall(n[0]) and not is_eager(self.specs[n[0]].policy) and self.eff(n) < INF:
+            self.due.setdefault(n, set()).add(p)
+
+    def pull(self, n: Key, p: int, seen: set[Key]) -> None:
+        """What has to move upstream for n is asked for too."""
+        for dep, _, cells in self.ups(n):
+            for c in cells if not self.is_wall(dep.asset) else ():
+                ahead = self.next[c] if c in self.running else self.owed.get(c, INF)
+                if c not in seen and ahead < INF:
+                    seen.add(c)
+                    self.ask(c, p)
+                    self.pull(c, p, seen)
 
     def wave_of(self, recorded: e.Recorded) -> int:
         if recorded.recorded_at > self.wave[1]:
@@ -340,6 +491,7 @@ class Model:
     def change(self, n: Key, v: str | None, w: int) -> None:
         below = self.downs(n)
         self.version.pop(n, None)
+        self.changed[n] = self.position
         if v is not None:
             self.version[n] = v
             self.see(n)
@@ -370,8 +522,11 @@ class Model:
         changed, first = self.version.get(n) != v, n not in self.version
         self.consumed[n], self.code[n] = self.pinned[n]
         self.version[n] = v
+        self.started[n] = run
+        if changed:
+            self.changed[n] = recorded.position
         self.failed.pop(n, None)
-        for table in (self.forced, self.demand):
+        for table in (self.forced, self.demand, self.due):
             table[n] = {p for p in table.get(n, ()) if p > run}
         if changed and (self.is_wall(n[0]) or paid == INF):
             paid = self.wave_of(recorded)

@@ -16,6 +16,8 @@ from freshet.engine.events import (
     Demanded,
     EngineStarted,
     EngineStopped,
+    FellDue,
+    FreshnessAtRisk,
     FreshnessBreached,
     FreshnessRestored,
     GraphDeployed,
@@ -55,8 +57,19 @@ from freshet.engine.mappings import (
 )
 from freshet.engine.origins import cause_of, subject_of
 from freshet.engine.partitions import Dynamic, Product, Static
-from freshet.engine.policies import Manual
+from freshet.engine.policies import (
+    AllOf,
+    AnyOf,
+    Changed,
+    Cron,
+    Eager,
+    Limit,
+    Manual,
+    MaxLag,
+    OnMissing,
+)
 from freshet.engine.specs import AssetSpec, Dependency
+from freshet.engine.ticks import Hours
 from freshet.engine.windows import Windows
 
 GOLDEN = Path(__file__).parent / "golden" / "events-1.jsonl"
@@ -112,9 +125,32 @@ GRAPH = GraphDeployed(
     ),
 )
 
+POLICIES = GraphDeployed(
+    digest="77aa",
+    assets=(
+        AssetSpec(
+            "report",
+            policy=MaxLag(
+                lag_ms=900_000,
+                warn_ms=600_000,
+                hours=Hours(480, 1080, "Europe/Berlin", "mon-fri"),
+                newest=30,
+                condition=AllOf((Changed("hours"), AnyOf((Changed("sales"), Changed("delays"))))),
+                priority=5,
+                on_failure="proceed",
+                on_failure_after_ms=60_000,
+            ),
+        ),
+        AssetSpec("nightly", policy=Cron(expression="0 6 * * *", tz="Europe/Berlin")),
+        AssetSpec("quiet", policy=Eager(debounce_ms=5000, max_wait_ms=60_000, limit=Limit(3, 9))),
+        AssetSpec("lookup", policy=OnMissing()),
+    ),
+)
+
 EVENTS: list[tuple[AnyEvent, str, int | None]] = [
     # the event, its subject, its cause; one line each in the golden file, in this order
     (GRAPH, "", None),
+    (POLICIES, "", None),
     (SourceChanged("landing/flights", DAY, "v1", {"bytes": 12}), f"landing/flights@{DAY}", None),
     (SourceChanged("landing/flights", DAY), f"landing/flights@{DAY}", None),
     (Observed("weather", data_version="w1"), "weather", None),
@@ -155,18 +191,35 @@ EVENTS: list[tuple[AnyEvent, str, int | None]] = [
     (Demanded((AssetPartition("carriers"),), "by hand"), "carriers", None),
     (Demanded((AssetPartition("delays", DAY),), "again", True, False), f"delays@{DAY}", None),
     (DemandCancelled(11), "", 11),
+    (
+        FellDue((AssetPartition("carriers"),), "max_lag 15m", (AssetPartition("delays", DAY),)),
+        "carriers",
+        None,
+    ),
     (Invalidated((AssetPartition("delays", DAY), AssetPartition("carriers"))), "", None),
     (PartitionsAdded("customers", ("acme", "süd")), "customers", None),
     (PartitionsRemoved("customers", ("acme",)), "customers", None),
     (WindowsOpened(1_357_000_000_000_000), "", None),
     (Paused("group:daily", "backfill", 1_357_000_000_000_000), "group:daily", None),
     (Resumed("group:daily"), "group:daily", None),
+    (Resumed("group:daily", "its time is over", 20), "group:daily", 20),
     (CursorMoved("files", {"a.csv": "12:34", "b.csv": None}), "files", None),
     (SensorFailed("files", "no such folder"), "files", None),
     (SensorRecovered("files"), "files", None),
+    (
+        FreshnessAtRisk("carriers", promise="max_lag 15m", reason="delays is running", owed=3),
+        "carriers",
+        3,
+    ),
     (FreshnessBreached("carriers", promise="max_lag 15m", owed=3), "carriers", 3),
+    (
+        FreshnessBreached("carriers", promise="max_lag 15m", owed=3, reason="delays failed"),
+        "carriers",
+        3,
+    ),
     (FreshnessRestored("carriers", promise="max_lag 15m"), "carriers", None),
     (EngineStarted("0.1.0", 4711, "host"), "", None),
+    (EngineStarted("0.1.0", sensors={"files": ("landing/flights",)}), "", None),
     (EngineStopped("SIGTERM"), "", None),
 ]
 

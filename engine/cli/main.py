@@ -25,8 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "partitions": ("backfill", "Add or remove partitions by name."),
     "plan": ("read", "What is not as it should be, and what would run."),
     "emit": ("write", "Say that a source has a new version."),
-    "pause": ("write", "Start nothing in a scope until it is resumed."),
-    "resume": ("write", "End a pause; what is owed is paid once."),
+    "pause": ("pause", "Start nothing in a scope until it is resumed."),
+    "resume": ("pause", "End a pause; what is owed is paid once."),
 }
 """Name to module and help: `--help` imports none of them."""
 

@@ -32,6 +32,7 @@ from freshet.projections.answers import (
 )
 from freshet.projections.cells import cells_of
 from freshet.projections.matrix import MARKS, Matrix
+from freshet.projections.pauses import PauseRow
 from freshet.projections.plan import plan_of
 from freshet.projections.view import View
 from freshet.projections.why import Explanation, describe, explain, short
@@ -270,10 +271,19 @@ def _print_status(report: StatusReport, now_us: int) -> None:
         out.print(shown)
         if report.next is not None:
             click.echo(f"… and more: --after {report.next}, or a larger --limit")
+    for pause in report.pauses:
+        click.echo(_pause_line(pause, now_us))
     for key in report.orphans:
         click.echo(f"{key}: no longer defined; its history is kept")
     verdict = "everything is fresh" if report.fresh else "not everything is fresh"
     click.echo(f"{verdict}, at position {report.position}", err=True)
+
+
+def _pause_line(pause: PauseRow, now_us: int) -> str:
+    by = f" by {pause.actor}" if pause.actor else ""
+    end = f", until {moment(pause.until_us)}" if pause.until_us is not None else ""
+    why = f": {pause.reason}" if pause.reason else ""
+    return f"paused: {pause.scope}, for {age(max(0, now_us - pause.since_us))}{by}{end}{why}"
 
 
 def _print_matrix(matrix: Matrix) -> None:

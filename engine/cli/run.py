@@ -18,7 +18,9 @@ from freshet.engine.events import (
     EngineStarted,
     GraphDeployed,
     Materialized,
+    Paused,
     Recorded,
+    Resumed,
     RunAbandoned,
     RunFailed,
     SourceChanged,
@@ -96,7 +98,7 @@ def tell(recorded: Recorded, view: View) -> None:
             log.info("changed", what=describe(recorded), position=recorded.position)
         case RunFailed():
             log.error("failed", what=describe(recorded), detail=event.detail, retry=event.retry_at)
-        case RunAbandoned() | GraphDeployed() | EngineStarted():
+        case RunAbandoned() | GraphDeployed() | EngineStarted() | Paused() | Resumed():
             log.info(describe(recorded), position=recorded.position)
         case _:
             pass

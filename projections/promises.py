@@ -1,0 +1,219 @@
+"""Promises: the rows whose policies look at a clock, and the episodes in which a lag is not kept.
+
+What asks at once is a matter for the fold of staleness. Of every other row that owes something this
+keeps the next moment at which there is something to do; `findings` says what to record then.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+import msgspec
+
+from freshet.engine.events import (
+    EngineStarted,
+    FellDue,
+    FreshnessAtRisk,
+    FreshnessBreached,
+    FreshnessRestored,
+    GraphDeployed,
+    Materialized,
+    Observed,
+    Recorded,
+    RunStarted,
+    SourceChanged,
+)
+from freshet.engine.keys import AssetPartition
+from freshet.engine.policies import describe
+from freshet.projections.alarms import Alarms
+from freshet.projections.causes import blocker, blocker_text
+from freshet.projections.cells import Cell, cells_of, concerns
+from freshet.projections.marks import NOTHING
+from freshet.projections.planner import Planner
+from freshet.projections.runs import Runs
+from freshet.projections.staleness import Staleness
+
+
+class Findings(msgspec.Struct):
+    """What to record at a moment, and the next moment (µs) at which there will be something."""
+
+    events: list[FellDue | FreshnessAtRisk | FreshnessBreached | FreshnessRestored] = []
+    wake_at: int | None = None
+
+
+class Promises:
+    """The projection: `alarms` of rows, `at_risk` and `breached` episodes by asset partition."""
+
+    def __init__(self, staleness: Staleness, runs: Runs) -> None:
+        self.alarms = Alarms()
+        self.planner = Planner(staleness, runs)
+        self.at_risk: dict[AssetPartition, int] = {}
+        """What they owed when it was recorded."""
+        self.breached: dict[AssetPartition, Recorded] = {}
+        self.recovered: dict[AssetPartition, None] = {}
+        """Breached ones that keep their promise again, to be recorded."""
+        self._staleness = staleness
+        self._runs = runs
+
+    def apply(self, recorded: Recorded) -> None:
+        """Fold one event, after the projections this one reads."""
+        event = recorded.event
+        now = recorded.recorded_at
+        match event:
+            case EngineStarted(slots=slots):
+                self.planner.slots = max(1, slots)
+            case GraphDeployed():
+                self._deployed()
+            case RunStarted():
+                self._started(event, now)
+            case SourceChanged() | Observed() | Materialized():
+                self.planner.quiet.note(event.asset, event.partition, recorded)
+            case FellDue():
+                for name in (*event.targets, *event.pulled):
+                    self._look_by_name(name, now)
+            case FreshnessAtRisk():
+                self.at_risk[AssetPartition(event.asset, event.partition)] = event.owed
+                self._look_by_name(AssetPartition(event.asset, event.partition), now)
+            case FreshnessBreached():
+                name = AssetPartition(event.asset, event.partition)
+                self.breached[name] = recorded
+                self._look_by_name(name, now)
+            case FreshnessRestored():
+                name = AssetPartition(event.asset, event.partition)
+                self.breached.pop(name, None)
+                self.recovered.pop(name, None)
+            case _:
+                pass
+        for state, i, _ in self._staleness.marks.moved:
+            self._look(Cell(state, i), now)
+        for target in self._runs.ended:
+            state = self._staleness.states.get(target.asset)
+            if state is not None:
+                self.planner.paths.learn(state, self._runs)
+                self._look_by_name(AssetPartition(target.asset, target.partition), now)
+        if self.alarms:
+            self.alarms.trim()
+            for cell in self.alarms.due(now)[0]:
+                self._look(cell, now)  # an estimate was passed: the exact moment may be later
+
+    # --- what to record -------------------------------------------------------------------------
+
+    def findings(self, now: int) -> Findings:
+        """What is to be recorded at `now`. Costs the rows whose moment has come."""
+        found = Findings()
+        cells, found.wake_at = self.alarms.due(now)
+        due: dict[str, tuple[list[AssetPartition], dict[AssetPartition, None]]] = {}
+        for cell in cells:
+            asked = self.planner.planned(cell, now)
+            if asked is not None and (asked.itself or asked.pulled):
+                targets, pulled = due.setdefault(describe(cell.home.spec.policy), ([], {}))
+                if asked.itself:
+                    targets.append(cell.key)
+                pulled.update(dict.fromkeys(asked.pulled))
+            found.events += self._verdicts(cell, now)
+            self._wake(found, self.next_moment(cell), now)
+        for policy, (targets, pulled) in due.items():
+            others = tuple(name for name in pulled if name not in set(targets))
+            found.events.insert(0, FellDue(tuple(targets), policy, others))
+        for name in self.recovered:
+            promise = getattr(self.breached[name].event, "promise", "")
+            found.events.append(FreshnessRestored(*name, promise=promise))
+        return found
+
+    def _wake(self, found: Findings, at: int | None, now: int) -> None:
+        if at is not None and at > now:
+            found.wake_at = at if found.wake_at is None else min(found.wake_at, at)
+
+    def _verdicts(self, cell: Cell, now: int) -> Iterator[FreshnessAtRisk | FreshnessBreached]:
+        """Is the promise of this row at risk, or broken?"""
+        deadline = self.planner.deadline_us(cell)
+        if deadline is None:
+            return
+        name, promise = cell.key, describe(cell.home.spec.policy)
+        if deadline <= now:
+            if name not in self.breached:
+                yield FreshnessBreached(*name, promise, cell.owed, self._reason(cell))
+        elif self.at_risk.get(name) != cell.owed and self.planner.risk_at(cell, deadline) <= now:
+            yield FreshnessAtRisk(*name, promise, self._reason(cell), cell.owed)
+
+    def _reason(self, cell: Cell) -> str:
+        """What keeps a row from being in time, in words."""
+        found = blocker(cell)
+        if found is not None and found.what != "queued":
+            return blocker_text(found)
+        longest = self.planner.longest_us(cell)
+        if longest > self.planner.room_us(cell):
+            return f"building it takes {longest / 1e6:.3g} s, by its recent runs"
+        return blocker_text(found) if found is not None else ""
+
+    # --- moments --------------------------------------------------------------------------------
+
+    def next_moment(self, cell: Cell) -> int | None:
+        """The next moment (µs) at which there is something to do about a row; it may be past."""
+        moments = []
+        asks = self.planner.asks_at(cell)
+        if asks is not None:
+            moments.append(asks)
+        deadline = self.planner.deadline_us(cell)
+        if deadline is not None:
+            if cell.key not in self.breached:
+                moments.append(deadline)
+            if self.at_risk.get(cell.key) != cell.owed:
+                moments.append(min(deadline, self.planner.risk_at(cell, deadline)))
+        return min(moments, default=None)
+
+    def _look_by_name(self, name: AssetPartition, now: int) -> None:
+        cell = self._staleness.cell(*name)
+        if cell is not None:
+            self._look(cell, now)
+
+    def _look(self, cell: Cell, now: int) -> None:
+        """Work out anew what is next for a row."""
+        state, i = cell.home, cell.i
+        if not state.followed:
+            return
+        name = cell.key
+        owes = i < state.n and bool(state.exists[i]) and state.owed[i] < NOTHING
+        if state.conditional:
+            if owes and concerns(cell.home, cell.i):
+                self.planner.held_since.setdefault(cell, now)
+            else:
+                self.planner.held_since.pop(cell, None)
+        deadline = self.planner.deadline_us(cell) if owes else None
+        if name in self.breached and (deadline is None or deadline > now):
+            self.recovered[name] = None
+        else:
+            self.recovered.pop(name, None)
+        if not owes or self.at_risk.get(name) != state.owed[i]:
+            self.at_risk.pop(name, None)
+        at = self.next_moment(cell) if owes else None
+        if at is None:
+            self.alarms.drop(cell)
+        else:
+            self.alarms.set(cell, self.planner.look_again_at(cell, at, now))
+
+    def _deployed(self) -> None:
+        """Other definitions: everything anew."""
+        self.alarms = Alarms()
+        self.planner.held_since, self.planner.starts = {}, {}
+        order = self._staleness.order
+        for state in order:
+            state.followed = not (state.at_once or state.is_wall)
+        self.planner.quiet.watch([s for s in order if getattr(s.spec.policy, "debounce_ms", 0)])
+        self.planner.paths.deploy(order)
+        known = self._staleness.states
+        for name in [name for name in self.breached if name.asset not in known]:
+            self.recovered[name] = None
+        for state in order:
+            for cell in cells_of(state) if state.followed else ():
+                if cell.owed < NOTHING:
+                    self._look(cell, self._staleness.marks.now[1])
+
+    def _started(self, event: RunStarted, now: int) -> None:
+        for target in event.targets:
+            cell = self._staleness.cell(target.asset, target.partition)
+            if cell is None:
+                continue
+            limit = cell.home.spec.policy.limit
+            if limit is not None:
+                self.planner.starts.setdefault(cell, deque(maxlen=limit.runs)).append(now)
+            self._look(cell, now)

@@ -1,0 +1,144 @@
+"""Settling: gates open as debts are paid, what turns out equal is cut off without a run, and what
+would do something new is listed (pull).
+
+The second half of the mechanism of DESIGN.md's appendix. Invariant once settled: no row is fresher
+than what it is made from, `owed(n) <= owed(u)`.
+"""
+
+from heapq import heappop
+
+from freshet.projections.cells import (
+    GAPS,
+    SHUT,
+    Cell,
+    due_us,
+    fingerprint,
+    gate,
+    must_run,
+    standstill,
+    upstream_owed,
+    wanted,
+)
+from freshet.projections.ledger import Ledger
+from freshet.projections.marks import BULK, FRESH, LIVE, MISSING, MOVING, NOTHING, STALE, WAITING
+from freshet.projections.states import AssetState
+
+
+class Settling(Ledger):
+    """The ledger, and the way back to rest after an event."""
+
+    def settle(self) -> None:
+        """Pull: open gates, cut off what is equal, until nothing moves.
+
+        Assets upstream first, and in each the earlier partitions first: so each row is looked at
+        once, after everything that it reads.
+        """
+        pending = self._pending
+        while pending:
+            state = self.order[heappop(pending)]
+            touched = state.touched
+            i = touched.find(1, state.low)
+            while 0 <= i <= state.high:
+                touched[i] = 0
+                if state.exists[i]:
+                    self._settle_one(state, i)
+                i = touched.find(1, i + 1, state.high + 1)
+            state.low, state.high = 1 << 62, -1
+
+    def _settle_one(self, state: AssetState, i: int) -> None:
+        if state.is_source:
+            state.state[i] = FRESH if state.there[i] else MISSING
+            return
+        was, open_ = state.ready[i], SHUT
+        if i not in state.live and state.owed[i] < NOTHING:
+            open_ = gate(state, i)
+            if open_ == SHUT:
+                self.unlist(state, i)
+            elif must_run(state, i):
+                self._list(state, i, open_)
+            else:
+                self._cut_off(state, i)
+        else:
+            self.unlist(state, i)
+            if state.due and i not in state.live:
+                state.due.take(i)
+        state.state[i] = self._look(state, i)
+        if state.tells:
+            self._tell(state, i, open_)
+        if state.ready[i] != was and not state.there[i]:
+            # Who goes on without this row waits if it is about to come.
+            self.touch_below(state, i, skipping=True)
+
+    def satisfy(self, state: AssetState, i: int, before: int = NOTHING) -> None:
+        """The demands on a row that are older than a position have what they asked for."""
+        for position in state.demand.take(i, before):
+            if position in self.bulk:
+                self.bulk[position].built += 1
+
+    def _tell(self, state: AssetState, i: int, open_: int) -> None:
+        """Keep `stalled` true; who reads this row may go on without it, or has to wait for it."""
+        idle = i not in state.live and not state.ready[i] and state.owed[i] < NOTHING
+        idle = idle and not (self.timed and Cell(state, i) in self.timed.at)
+        found = standstill(state, i, open_) if idle else MOVING
+        if state.stalled[i] != found:
+            state.stalled[i] = found
+            self.touch_below(state, i)
+        if state.conditional:
+            self.marks.moved.append((state, i, state.owed[i]))
+
+    def _cut_off(self, state: AssetState, i: int) -> None:
+        self.satisfy(state, i)
+        state.due.take(i)
+        left = upstream_owed(state, i)
+        if left == state.owed[i]:
+            self.unlist(state, i)  # all it still owes is what nobody moves: it has gone on without
+            return
+        state.note_cut(i, state.owed[i], self.position)
+        self.cut_offs += 1
+        state.failures.pop(i, None)
+        state.owe(i, left)
+        self.unlist(state, i)
+        if not state.is_wall:
+            self.touch_below(state, i)
+
+    def _look(self, state: AssetState, i: int) -> int:
+        """What a row is, in one of the words of DESIGN.md."""
+        if not state.there[i]:
+            return MISSING
+        if state.owed[i] == NOTHING and i not in state.live:
+            return FRESH
+        return STALE if must_run(state, i) else WAITING
+
+    def _list(self, state: AssetState, i: int, open_: int) -> None:
+        """Put a row that would do something new where its policy and its last failure say."""
+        failure = state.failures.get(i)
+        at = due_us(state, i) if open_ == GAPS else 0
+        if not wanted(state, i):
+            self.unlist(state, i)
+            return
+        if failure is not None:
+            tried = (fingerprint(state, i), state.spec.code_version)
+            if (failure.fingerprint, failure.code_version) == tried:
+                if failure.retry_at is None:
+                    self.unlist(state, i)
+                    return
+                at = max(at, failure.retry_at)
+        if at:
+            self.unlist(state, i)
+            self.timed.set(Cell(state, i), at)
+        else:
+            self._unlist_timed(state, i)
+            state.set_ready(i, BULK if state.owed[i] in self.bulk else LIVE)
+            self.ready.setdefault(state)
+
+    def unlist(self, state: AssetState, i: int) -> None:
+        """The row is not ready now."""
+        self._unlist_timed(state, i)
+        if state.ready[i]:
+            state.set_ready(i, 0)
+            if not state.ready_counts[LIVE] and not state.ready_counts[BULK]:
+                self.ready.pop(state, None)
+
+    def _unlist_timed(self, state: AssetState, i: int) -> None:
+        if self.timed:
+            self.timed.drop(Cell(state, i))
