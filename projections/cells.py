@@ -222,12 +222,12 @@ def threshold(state: AssetState, i: int) -> int:
     return state.demand.newest(i) or state.owed[i] if state.is_wall else state.owed[i]
 
 
-def gate(state: AssetState, i: int) -> int:
+def gate(state: AssetState, i: int, *, alone: bool = False) -> int:
     """Has everything the row waits for arrived: SHUT, OPEN, or GAPS if only what may be missing
-    or has failed has not?
+    or has failed has not? `alone`: were it not for what was demanded together with it.
     """
     floor = threshold(state, i)
-    limit = max(floor, state.due.newest(i), state.demand.newest(i))
+    limit = floor if alone else max(floor, state.due.newest(i), state.demand.newest(i))
     found = OPEN
     for link in state.up:
         low = link_owed(link, i, coming=True)
@@ -254,7 +254,7 @@ def _held(link: Link, i: int, floor: int, limit: int) -> int:
         if link.rule != "wait" and not (up.there[j] or up.ready[j] or j in up.live):
             continue
         stalled, beyond = up.stalled[j], up.owed[j] > floor
-        if stalled == DEFERRED or (beyond and (stalled == STUCK or up.due.newest(j) < limit)):
+        if stalled == DEFERRED or (beyond and (stalled == STUCK or limit not in up.due.get(j, ()))):
             continue
         if stalled == MOVING or policy.on_failure == "wait":
             return SHUT
@@ -274,10 +274,11 @@ def owing_rows(link: Link, i: int, limit: int) -> Iterator[int]:
 
 def standstill(state: AssetState, i: int, open_: int) -> int:
     """How a row stands that owes, but neither runs nor is listed: see `marks.MOVING`."""
-    if not wanted(state, i):
-        return DEFERRED
-    if open_ != SHUT and must_run(state, i):
-        return STUCK
+    if open_ == SHUT or must_run(state, i):
+        if not wanted(state, i):
+            return DEFERRED
+        if open_ != SHUT:
+            return STUCK
     floor = threshold(state, i)
     standings: set[int] = set()
     for link in state.up:
@@ -296,6 +297,13 @@ def standstill(state: AssetState, i: int, open_: int) -> int:
         if found in standings:
             return found
     return MOVING if open_ == SHUT else STUCK
+
+
+def has_work(state: AssetState, i: int) -> bool:
+    """Would a run do something new, now or once what it waits for has moved? Not so of a row that
+    owes only what is deferred or stuck upstream, and has gone on without it.
+    """
+    return must_run(state, i) or gate(state, i) == SHUT
 
 
 def absent_rows(link: Link, i: int) -> Iterator[int]:

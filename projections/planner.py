@@ -13,10 +13,10 @@ import msgspec
 from freshet.engine.keys import AssetPartition
 from freshet.engine.policies import Cron, Eager, MaxLag, OnMissing
 from freshet.engine.ticks import advance, next_open, next_tick
-from freshet.projections.cells import Cell, concerns, wanted
-from freshet.projections.marks import NOTHING
+from freshet.projections.cells import SHUT, Cell, concerns, gate, has_work, wanted
+from freshet.projections.marks import MOVING, NOTHING, STUCK
 from freshet.projections.paths import Paths
-from freshet.projections.pulls import debt_ahead, needed_above, routes_above
+from freshet.projections.pulls import Ways, debt_ahead, needed_above, ways_above
 from freshet.projections.quiet import Quiet
 from freshet.projections.runs import Runs
 from freshet.projections.staleness import Staleness
@@ -31,10 +31,6 @@ run a little sooner costs less than one more.
 
 MIN_MARGIN_US = 20_000
 """The least reserve: a few commits and decisions lie between a moment and the start of a run."""
-
-
-SMALL_STEP_US = 50_000
-"""So near a moment it is not worked out once more."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -79,7 +75,7 @@ class Planner:
             return None
         if isinstance(policy, MaxLag):
             at = min((start.at for start in self._latest_starts(cell).values()), default=None)
-        elif wanted(state, i) or (isinstance(policy, OnMissing) and state.there[i]):
+        elif wanted(state, i) or not self._asks_for_something(cell):
             return None
         elif isinstance(policy, Cron):
             at = next_tick(policy.expression, policy.tz, since)
@@ -94,21 +90,18 @@ class Planner:
             at = max(at, self._limited_until(cell))
         return at if policy.hours is None else next_open(policy.hours, at)
 
-    def look_again_at(self, cell: Cell, at: int, now: int) -> int:
-        """When (µs) to work `at` out anew: what comes to owe upstream meanwhile may move it forward,
-        but not before the longest way there is would have to begin; from there on in ever
-        smaller steps.
+    def early_us(self, cell: Cell) -> int | None:
+        """Before this moment (µs) nothing needs to be done for the promise of a row, whatever comes
+        to owe upstream meanwhile: the longest way there is begins then. None without a promise.
         """
         policy = cell.home.spec.policy
         debt = debt_ahead(cell.home, cell.i)
-        if not isinstance(policy, MaxLag) or debt == NOTHING:
-            return at
+        if not isinstance(policy, MaxLag) or debt == NOTHING or cell.running:
+            return None
         longest = self.paths.length.get(cell.home.spec.key, 0)
-        spare = max(0, self.room_us(cell) - longest - _margin(longest))
-        early = advance(policy.hours, self._staleness.marks.at[debt], spare)
-        if early > now:
-            return min(at, early)
-        return now + (at - now) // 2 if at - now > SMALL_STEP_US else at
+        lag_us = policy.lag_ms * 1000 if policy.warn_ms is None else policy.warn_ms * 1000
+        spare = lag_us - longest - _margin(longest)
+        return advance(policy.hours, self._staleness.marks.at[debt], spare) if spare > 0 else 0
 
     def deadline_us(self, cell: Cell) -> int | None:
         """The moment (µs) at which the promise of a row is broken if it still owes what it owes."""
@@ -148,51 +141,82 @@ class Planner:
             if u != cell
             and (start.joins or start.at <= now or (start.strictest and start.takes <= room))
         ]
-        return Asked(itself=cell.i not in cell.home.due, pulled=_lazy(pulled))
+        return Asked(itself=cell in latest, pulled=_lazy(pulled))
 
     def _latest_starts(self, cell: Cell) -> dict[Cell, Start]:
         """When the row, and each row upstream that is not asked for yet, has to start at the latest
         so that what it owes arrives in time.
 
-        What the row cannot do without, and what is quickly made and left to nobody stricter, starts
-        in time for what the row itself owes; the rest for what it owes.
+        What the row cannot do without, and what is quickly made, left to nobody stricter and holds
+        up nothing else, starts in time for what the row itself owes; the rest for what it owes.
         """
-        found = {}
-        at, hours = self._staleness.marks.at, cell.home.spec.policy.hours
+        found: dict[Cell, Start] = {}
+        ways, at = self._ways(cell), self._staleness.marks.at
         lag_us, held = self.room_us(cell), self.held_since.get(cell, 0)
         debt = debt_ahead(cell.home, cell.i)
-        asked = cell.i in cell.home.due and not cell.running
-        for u, route in self._routes(cell).items():
-            owed = debt_ahead(u.home, u.i)
-            if owed == NOTHING or (wanted(u.home, u.i) and not u.running):
-                continue
+        asked = cell.home.due.newest(cell.i) > cell.run
+        reads: dict[Cell, list[Cell]] = {}
+        for reader, read in ways.steps:
+            reads.setdefault(reader, []).append(read)
+        bounds = self._bounds(ways)
+        left: set[Cell] = set()  # what is left to others, and what would wait for it
+        for u in sorted(ways.routes, key=lambda u: (u.home.index, u.i)):  # upstream first
+            route, owed = ways.routes[u], debt_ahead(u.home, u.i)
             takes = route + _margin(route)
+            needed = owed <= debt < NOTHING
             strictest = lag_us - route <= self.paths.slack.get(u.home.spec.key, 0)
-            strictest = strictest and not u.running and not asked
-            joins = owed <= debt or (strictest and QUICK * takes <= lag_us)
-            since = at[debt if joins and debt < NOTHING else owed]
-            moment = advance(hours, max(since, held), max(0, lag_us - takes))
-            found[u] = Start(moment, takes, joins and debt < NOTHING, strictest)
+            waits = any(w in left and debt_ahead(w.home, w.i) <= owed for w in reads.get(u, ()))
+            optional = strictest and not (waits or asked or u.running) and debt < NOTHING
+            can_ask = owed < NOTHING and _can_ask(u)
+            since = at[debt] if needed or optional else at.get(owed, 0)
+            moment = advance(cell.home.spec.policy.hours, max(since, held), max(0, lag_us - takes))
+            optional = optional and moment <= bounds.get(u, moment)
+            joins = needed or (optional and QUICK * takes <= lag_us)
+            if not joins and (can_ask or waits or u.home.stalled[u.i] == MOVING):
+                left.add(u)
+            if can_ask:
+                if optional and not joins:
+                    moment = advance(
+                        cell.home.spec.policy.hours, max(at[owed], held), max(0, lag_us - takes)
+                    )
+                found[u] = Start(moment, takes, joins, optional)
         return found
 
-    def _routes(self, cell: Cell) -> dict[Cell, int]:
+    def _bounds(self, ways: Ways) -> dict[Cell, int]:
+        """When (µs) each row has to start at the latest if what reads it waits for it, and is to
+        keep the promises at and below it.
+        """
+        at, slack, time_us = self._staleness.marks.at, self.paths.slack, self.paths.time_us
+        bounds: dict[Cell, int] = {}
+        for reader, read in ways.steps:
+            since = at.get(debt_ahead(reader.home, reader.i), NOTHING)
+            own = since + slack.get(reader.home.spec.key, NOTHING)
+            bound = min(own, bounds.get(reader, NOTHING)) - time_us(read.home.spec.key)
+            bounds[read] = min(bound, bounds.get(read, NOTHING))
+        return bounds
+
+    def _ways(self, cell: Cell) -> Ways:
         """The ways to the row, with the time of an asset taken as often as its rows that owe fill
         the slots.
         """
         time_us = self.paths.time_us
-        routes = routes_above(cell.home, cell.i, time_us)
-        if len(routes) <= self.slots:
-            return routes
-        rows = Counter(u.home.spec.key for u in routes)
-        batch = {u.home.spec.key: u.home.spec.batch for u in routes}
+        ways = ways_above(cell.home, cell.i, time_us)
+        if len(ways.routes) <= self.slots:
+            return ways
+        rows = Counter(u.home.spec.key for u in ways.routes)
+        batch = {u.home.spec.key: u.home.spec.batch for u in ways.routes}
         rounds = {key: -(-n // (self.slots * batch[key])) for key, n in rows.items()}
         if max(rounds.values()) == 1:
-            return routes
-        return routes_above(cell.home, cell.i, lambda key: time_us(key) * rounds.get(key, 1))
+            return ways
+        return ways_above(cell.home, cell.i, lambda key: time_us(key) * rounds.get(key, 1))
 
     def longest_us(self, cell: Cell) -> int:
         """How long (µs) building the row takes with all that it needs upstream."""
-        return max(self._routes(cell).values())
+        return max(self._ways(cell).routes.values())
+
+    def _is_too_long(self, cell: Cell, lag_us: int) -> bool:
+        longest = self.paths.length.get(cell.home.spec.key, 0)
+        return longest > lag_us and self.longest_us(cell) > lag_us
 
     def room_us(self, cell: Cell) -> int:
         """The promised lag in µs."""
@@ -208,11 +232,20 @@ class Planner:
         run = self._runs.live.get(cell.run)
         if run is not None:
             late = min(deadline - 1, run.started_at + time_us + _margin(time_us))
-        elif self.longest_us(cell) > policy.lag_ms * 1000:
+        elif self._is_too_long(cell, policy.lag_ms * 1000):
             late = owed_us
         else:
             late = deadline - time_us - _margin(time_us) // 2
         return min(late, owed_us + warn)
+
+    def _asks_for_something(self, cell: Cell) -> bool:
+        """Is there anything that this row, or a row upstream that it pulls, would do?"""
+        state, i = cell.home, cell.i
+        if isinstance(state.spec.policy, OnMissing) and state.there[i]:
+            return False
+        if cell.running or has_work(state, i):
+            return True
+        return isinstance(state.spec.policy, Cron) and any(map(_can_ask, needed_above(state, i)))
 
     def _since(self, cell: Cell) -> int | None:
         """Since when (µs) the row owes what nothing under way will absorb, in the eyes of its
@@ -229,6 +262,20 @@ class Planner:
         if limit is None or starts is None or len(starts) < limit.runs:
             return 0
         return starts[0] + limit.per_ms * 1000
+
+
+def _can_ask(cell: Cell) -> bool:
+    """Would asking for this row change anything? It is not asked for yet; or it waits for what was
+    demanded together with it, and, asked for alone, would not.
+    """
+    state, i = cell.home, cell.i
+    if cell.running:  # asked for since, it runs once more
+        return state.due.newest(i) < cell.run
+    if not wanted(state, i):
+        return state.stalled[i] != STUCK
+    if i not in state.due or state.ready[i] or gate(state, i) != SHUT:
+        return False
+    return gate(state, i, alone=True) != SHUT
 
 
 def _margin(time_us: int) -> int:

@@ -26,11 +26,14 @@ from freshet.engine.keys import AssetPartition
 from freshet.engine.policies import describe
 from freshet.projections.alarms import Alarms
 from freshet.projections.causes import blocker, blocker_text
-from freshet.projections.cells import Cell, cells_of, concerns
+from freshet.projections.cells import Cell, cells_of, concerns, has_work
 from freshet.projections.marks import NOTHING
 from freshet.projections.planner import Planner
 from freshet.projections.runs import Runs
 from freshet.projections.staleness import Staleness
+
+SMALL_STEP_US = 50_000
+"""So near a moment it is not worked out once more."""
 
 
 class Findings(msgspec.Struct):
@@ -173,8 +176,8 @@ class Promises:
             return
         name = cell.key
         owes = i < state.n and bool(state.exists[i]) and state.owed[i] < NOTHING
-        if state.conditional:
-            if owes and concerns(cell.home, cell.i):
+        if state.relook:
+            if owes and concerns(state, i) and has_work(state, i):
                 self.planner.held_since.setdefault(cell, now)
             else:
                 self.planner.held_since.pop(cell, None)
@@ -185,11 +188,17 @@ class Promises:
             self.recovered.pop(name, None)
         if not owes or self.at_risk.get(name) != state.owed[i]:
             self.at_risk.pop(name, None)
+        early = self.planner.early_us(cell) if owes and not state.relook else None
+        if early is not None and early > now:
+            self.alarms.set(cell, early)
+            return
         at = self.next_moment(cell) if owes else None
         if at is None:
             self.alarms.drop(cell)
         else:
-            self.alarms.set(cell, self.planner.look_again_at(cell, at, now))
+            # What comes to owe upstream may move it forward: look again, in ever smaller steps.
+            near = early is None or at - now <= SMALL_STEP_US
+            self.alarms.set(cell, at if near else now + (at - now) // 2)
 
     def _deployed(self) -> None:
         """Other definitions: everything anew."""

@@ -6,6 +6,7 @@ nobody has asked for yet; never past a wall (a source, a manual asset).
 
 from collections.abc import Callable
 from heapq import heappop, heappush
+from typing import NamedTuple
 
 from freshet.engine.keys import AssetKey
 from freshet.projections.cells import Cell, owing_rows
@@ -22,17 +23,27 @@ def debt_ahead(state: AssetState, i: int) -> int:
     return live.next if live is not None else state.owed[i]
 
 
-def routes_above(state: AssetState, i: int, time_us: Callable[[AssetKey], int]) -> dict[Cell, int]:
-    """The row and all rows upstream that owe something not under way, each with the longest time
-    (µs) from the start of its run to the end of the row's.
+class Ways(NamedTuple):
+    """The ways by which a row owes: every row on them, the row itself included, with the longest
+    time (µs) from the start of its run to the end of the row's; and each step from a row to one it
+    reads, assets downstream first.
+    """
 
-    Assets downstream first, so that each row is visited once, after everything it feeds.
+    routes: dict[Cell, int]
+    steps: list[tuple[Cell, Cell]]
+
+
+def ways_above(state: AssetState, i: int, time_us: Callable[[AssetKey], int]) -> Ways:
+    """The row and all rows upstream that owe something not under way. Each is visited once, after
+    everything it feeds.
     """
     routes = {Cell(state, i): time_us(state.spec.key)}
+    steps: list[tuple[Cell, Cell]] = []
     pending = [(-state.index, -i, state)]
     while pending and len(routes) < MAX_ROWS:
         _, row, here = heappop(pending)
-        below = routes[Cell(here, -row)]
+        reader = Cell(here, -row)
+        below = routes[reader]
         for link in here.up:
             up = link.up
             if not up.tells:
@@ -45,9 +56,10 @@ def routes_above(state: AssetState, i: int, time_us: Callable[[AssetKey], int]) 
                     heappush(pending, (-up.index, -j, up))
                 if route > routes.get(cell, -1):
                     routes[cell] = route
-    return routes
+                steps.append((reader, cell))
+    return Ways(routes, steps)
 
 
 def needed_above(state: AssetState, i: int) -> list[Cell]:
     """The rows upstream that owe something not under way, nearest first."""
-    return list(routes_above(state, i, lambda _: 0))[1:]
+    return list(ways_above(state, i, lambda _: 0).routes)[1:]

@@ -83,7 +83,9 @@ class Settling(Ledger):
         if state.stalled[i] != found:
             state.stalled[i] = found
             self.touch_below(state, i)
-        if state.conditional:
+        elif not state.relook:
+            return
+        if state.followed:
             self.marks.moved.append((state, i, state.owed[i]))
 
     def _cut_off(self, state: AssetState, i: int) -> None:

@@ -10,7 +10,7 @@ from freshet.engine.keys import AssetPartition, PartitionKey
 from freshet.engine.lanes import lane_between
 from freshet.engine.mappings import All, Dimensions, Last, Overlap, Trailing, is_many
 from freshet.engine.partitions import SEPARATOR, growing, is_bounded
-from freshet.engine.policies import Eager, Manual, is_at_once
+from freshet.engine.policies import Cron, Eager, Manual, MaxLag, is_at_once
 from freshet.engine.spaces import DynamicSpace, ProductSpace, Space, calendar_of, space_of
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.engine.windows import Windows
@@ -54,6 +54,8 @@ class AssetState(Columns):
         self.at_once = is_at_once(policy)
         """Does its policy ask without looking at a clock?"""
         self.conditional = policy.condition is not None
+        self.relook = self.conditional or not (self.at_once or isinstance(policy, MaxLag | Cron))
+        """May its policy begin or cease to ask although the debt stays the same?"""
         narrowed = policy.newest is not None or self.conditional
         self.is_eager = (
             self.at_once and isinstance(policy, Eager) and not (narrowed or self.is_wall)

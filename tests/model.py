@@ -136,7 +136,7 @@ class Model:
                 if dep.missing == "skip" and c not in self.version and not self.coming(c):
                     continue
                 standing = self.standing(c) if self.eff(c) <= limit else "deferred"
-                if self.eff(c) > floor and max(self.due.get(c, ()), default=0) < limit:
+                if self.eff(c) > floor and limit not in self.due.get(c, ()):
                     standing = "deferred"
                 if standing == "moving" or (standing == "stuck" and self.eff(c) <= floor):
                     if standing == "moving" or policy.on_failure == "wait":
@@ -167,11 +167,12 @@ class Model:
     def standing_now(self, n: Key) -> str:
         if n in self.running or self.owed.get(n, INF) == INF or self.listed(n):
             return "moving"
-        if not self.wanted_now(n):
-            return "deferred"
         gate = self.gate(n)
-        if gate != "shut" and self.must_run(n):
-            return "stuck"
+        if gate == "shut" or self.must_run(n):
+            if not self.wanted_now(n):
+                return "deferred"
+            if gate != "shut":
+                return "stuck"
         standings = set()
         wall = self.is_wall(n[0])
         floor = max(self.demand[n]) if wall and self.demand.get(n) else self.owed[n]
