@@ -125,6 +125,7 @@ class RunStarted(Event, frozen=True, tag="RunStarted"):
     """A run is about to execute; its own position is its id and its fencing token.
 
     `causes` names the newest changed inputs, at most `MAX_CAUSES`; `changed` counts all of them.
+    `asked` is the newest demand by a person or a policy for it, if there was one.
     `reason` says in a word what made it start: missing, changed, code, demanded, due, invalidated,
     retry.
     """
@@ -135,6 +136,7 @@ class RunStarted(Event, frozen=True, tag="RunStarted"):
     reason: str = "changed"
     causes: tuple[Cause, ...] = ()
     changed: int = 0
+    asked: int = 0
 
 
 class RunSucceeded(Event, frozen=True, tag="RunSucceeded"):

@@ -184,4 +184,5 @@ def _start(group: list[Cell]) -> RunStarted:
         reason=reason(first),
         causes=tuple(found)[:MAX_CAUSES],
         changed=changed,
+        asked=max(first.home.due.newest(first.i), first.home.demand.newest(first.i)),
     )

@@ -1,13 +1,19 @@
 """The plan: what is not as it should be, upstream first, and what each asset's turn waits for."""
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
 import msgspec
 
-from freshet.engine.keys import AssetKey, AssetPartition
+from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.projections.causes import StaleCause, blocker, blocker_text
-from freshet.projections.cells import Cell
-from freshet.projections.marks import MISSING, STALE, WAITING
+from freshet.projections.cells import Cell, owing_rows
+from freshet.projections.marks import MISSING, NOTHING, STALE, WAITING
 from freshet.projections.states import AssetState
 from freshet.projections.view import View
+
+MAX_NAMED = 1000
+"""Partitions of one asset that a plan names."""
 
 
 class PlanRow(msgspec.Struct, frozen=True):
@@ -25,6 +31,8 @@ class PlanRow(msgspec.Struct, frozen=True):
     why: str
     blocked_by: str
     run_us: int | None
+    keys: tuple[PartitionKey, ...] = ()
+    """The partitions, in order; at most `MAX_NAMED` of them."""
 
     @property
     def partitions(self) -> int:
@@ -32,47 +40,67 @@ class PlanRow(msgspec.Struct, frozen=True):
 
 
 def plan_of(view: View, assets: list[AssetKey]) -> list[PlanRow]:
-    """What of these assets is not fresh, upstream first: running it makes them so. Empty when there
-    is nothing to do.
+    """What has to be built to make these assets fresh, upstream first: all of it does, and nothing
+    of it can be left out (but what turns out equal). Empty when there is nothing to do.
     """
-    wanted = set(assets)
-    return [
-        row
-        for state in view.staleness.order
-        if state.spec.key in wanted and not state.is_source
-        for row in _row(view, state)
-    ]
+    states = view.staleness.states
+    cells = [cell for key in assets for cell in _unfresh(states[key])]
+    return plan_for(view, cells)
 
 
-def _row(view: View, state: AssetState) -> list[PlanRow]:
-    counts = state.counts()
-    left = counts["missing"] + counts["stale"] + counts["waiting"]
-    if not left:
-        return []
-    words = (MISSING, STALE, WAITING)
-    first = min(i for word in words if (i := state.state.find(word)) >= 0)
-    last = max(state.state.rfind(word) for word in words)
-    cell = Cell(state, first)
-    found = view.status_of(cell)
-    own = blocker(cell) if found.blocker is None else None
+def plan_for(view: View, cells: Iterable[Cell]) -> list[PlanRow]:
+    """As `plan_of`, for partitions: with them what they need upstream; nothing beyond a source or a
+    manual asset.
+    """
+    needed: dict[AssetState, set[int]] = {}
+    stack = [cell for cell in cells if cell.owed < NOTHING or cell.running]
+    while stack:
+        cell = stack.pop()
+        state, i = cell.home, cell.i
+        rows = needed.setdefault(state, set())
+        if i in rows:
+            continue
+        rows.add(i)
+        stack += [
+            Cell(link.up, j)
+            for link in state.up
+            for j in owing_rows(link, i, NOTHING - 1)
+            if link.up.exists[j]
+        ]
+    ordered = sorted(needed, key=lambda state: state.index)
+    return [_row(view, state, sorted(needed[state])) for state in ordered]
+
+
+def _unfresh(state: AssetState) -> Iterator[Cell]:
+    """The partitions of an asset that are not fresh."""
+    if not state.is_source:
+        for i in range(state.n):
+            if state.state[i] in (MISSING, STALE, WAITING):
+                yield Cell(state, i)
+
+
+def _row(view: View, state: AssetState, rows: list[int]) -> PlanRow:
+    words = Counter(state.state[i] for i in rows)
+    first = Cell(state, rows[0])
+    found = view.status_of(first)
+    own = blocker(first) if found.blocker is None else None
     waits = found.blocker or (
         own if own is not None and own.what in ("failed", "deadline") else None
     )
-    held = "it is paused" if found.activity == "paused" else ""
+    held = {"paused": "it is paused", "deferred": "it is not due yet"}.get(found.activity, "")
     each = view.runs.typical_us(state.spec.key)
-    return [
-        PlanRow(
-            state.spec.key,
-            counts["missing"],
-            counts["stale"],
-            counts["waiting"],
-            state.space.key(first),
-            state.space.key(last),
-            _why(found.causes),
-            blocker_text(waits) if waits is not None else held,
-            None if each is None else each * left,
-        )
-    ]
+    return PlanRow(
+        state.spec.key,
+        words[MISSING],
+        words[STALE],
+        words[WAITING],
+        first.partition,
+        state.space.key(rows[-1]),
+        _why(found.causes),
+        blocker_text(waits) if waits is not None else held,
+        None if each is None else each * len(rows),
+        tuple(state.space.key(i) for i in rows[:MAX_NAMED]),
+    )
 
 
 def _why(causes: tuple[StaleCause, ...]) -> str:

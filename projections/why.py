@@ -14,6 +14,10 @@ from freshet.engine.events import (
     Demanded,
     EngineStarted,
     EngineStopped,
+    FellDue,
+    FreshnessAtRisk,
+    FreshnessBreached,
+    FreshnessRestored,
     GraphDeployed,
     Invalidated,
     Materialized,
@@ -86,6 +90,7 @@ def explain(
         "failed",
         "retrying",
         "unwanted",
+        "deferred",
         "held",
         "paused",
     ):
@@ -136,6 +141,20 @@ def describe(recorded: Recorded) -> str:
             what = "demanded" if isinstance(event, Demanded) else "invalidated"
             by = f" by {recorded.actor}" if recorded.actor else ""
             return f"{names}{more} {what}{by}" + (f": {event.reason}" if event.reason else "")
+        case FellDue(targets=targets, pulled=pulled, policy=policy):
+            names = ", ".join(str(AssetPartition(*t)) for t in (targets or pulled)[:MAX_BREADTH])
+            more = len(targets or pulled) - MAX_BREADTH
+            text = f"{names}{f' and {more} more' if more > 0 else ''} fell due by {policy}"
+            needs = ", ".join(str(AssetPartition(*t)) for t in pulled[:MAX_BREADTH])
+            more = len(pulled) - MAX_BREADTH
+            also = f", with {needs}{f' and {more} more' if more > 0 else ''}"
+            return text + (also if targets and pulled else "")
+        case FreshnessAtRisk(promise=promise, reason=reason):
+            return f"{subject} is at risk of missing {promise}" + (f": {reason}" if reason else "")
+        case FreshnessBreached(promise=promise, reason=reason):
+            return f"{subject} missed {promise}" + (f": {reason}" if reason else "")
+        case FreshnessRestored(promise=promise):
+            return f"{subject} keeps {promise} again"
         case GraphDeployed(digest=digest, assets=assets):
             return f"{len(assets)} definitions deployed (digest {short(digest)})"
         case Paused(scope=scope, reason=reason) | Resumed(scope=scope, reason=reason):
@@ -189,6 +208,9 @@ def _held(view: View, status: Status, steps: list[Step]) -> Generator[int, Recor
         if position:
             yield from _event(position, 1, steps)
         return _resume(view, status.asset)
+    elif status.activity == "deferred":
+        steps.append(Step(0, 0, "waits: nothing asks for it now (`freshet next` says when)"))
+        return f"freshet next {key}"
     elif status.activity == "held":
         steps.append(Step(0, 0, "waits: for missing inputs, until its deadline"))
         return ""
@@ -246,6 +268,8 @@ def _made(position: int, depth: int, steps: list[Step]) -> Asking:
         return
     run = started.event
     steps.append(Step(depth + 1, event.run, f"because {describe(started)}"))
+    if run.asked:
+        yield from _event(run.asked, depth + 2, steps)
     for cause in run.causes[:MAX_BREADTH]:
         yield from _made(cause.position, depth + 2, steps)
     hidden = run.changed - min(len(run.causes), MAX_BREADTH)

@@ -23,7 +23,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "backfill": ("backfill", "Build many partitions anew, beside what changes."),
     "backfills": ("backfill", "How far each backfill is; take one back."),
     "partitions": ("backfill", "Add or remove partitions by name."),
+    "next": ("next", "When assets run next, or what they wait for."),
     "plan": ("read", "What is not as it should be, and what would run."),
+    "freshness": ("freshness", "How well were promises kept: error budgets, worst lags."),
     "emit": ("write", "Say that a source has a new version."),
     "pause": ("pause", "Start nothing in a scope until it is resumed."),
     "resume": ("pause", "End a pause; what is owed is paid once."),
@@ -43,7 +45,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"freshet.engine.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         return command
 
     def resolve_command(

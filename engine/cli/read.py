@@ -33,7 +33,7 @@ from freshet.projections.answers import (
 from freshet.projections.cells import cells_of
 from freshet.projections.matrix import MARKS, Matrix
 from freshet.projections.pauses import PauseRow
-from freshet.projections.plan import plan_of
+from freshet.projections.plan import plan_for, plan_of
 from freshet.projections.view import View
 from freshet.projections.why import Explanation, describe, explain, short
 
@@ -99,19 +99,22 @@ def graph(pattern: str | None, state: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("selection", required=False)
+@click.argument("selection", required=False, metavar="[SELECTION | ASSET@PARTITION]")
 @state_option
 @json_option
 def plan(selection: str | None, state: Path, as_json: bool) -> None:
     """What is not as it should be: what would run, in order, why, and what it waits for.
 
-    Empty when all is fresh. Of a selection, all that it is made from is planned with it.
+    Of a selection or one partition, exactly what makes it fresh: it and what it needs upstream that
+    is not fresh, up to sources and manual assets. Empty when all is fresh.
     """
     view = run_async(_view, state)
-    graph = view.staleness.graph
-    keys = list(graph.specs) if selection is None else select_assets(view, selection)
-    above = {up for key in keys for up in graph.ancestors(key)}
-    rows = plan_of(view, [*keys, *above])
+    if selection is not None and "@" in selection and " " not in selection:
+        cell = view.staleness.cell(*existing(view, selection))
+        rows = plan_for(view, [cell] if cell is not None else [])
+    else:
+        keys = list(view.staleness.states)
+        rows = plan_of(view, keys if selection is None else select_assets(view, selection))
     if as_json:
         print_json(rows)
         return
