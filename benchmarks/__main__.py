@@ -15,7 +15,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, partitions, reaction, startup, throughput
+from benchmarks import append, partitions, policies, reaction, startup, throughput
 from benchmarks.case import Figure
 
 
@@ -37,6 +37,7 @@ CASES: dict[str, Callable[[], list[Figure]]] = {
     "reaction": reaction.run,
     "throughput": throughput.run,
     "partitions": partitions.run,
+    "policies": policies.run,
     "startup": startup.run,
 }
 

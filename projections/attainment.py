@@ -96,12 +96,11 @@ class Attainment:
     def apply(self, recorded: Recorded) -> None:
         """Fold the next event."""
         event = recorded.event
-        deployed = isinstance(event, GraphDeployed)
-        if recorded.recorded_at > self._now or deployed:
+        if recorded.recorded_at > self._now:
             self._judge()  # a moment is over: what counts is what is owed after its last event
         self._now = max(self._now, recorded.recorded_at)
         self._staleness.apply(recorded)
-        if deployed:
+        if isinstance(event, GraphDeployed):
             self._deployed()
         elif isinstance(event, SourceChanged | Observed):
             self._resized.update(self._growing_below(event.asset))

@@ -1,5 +1,6 @@
 """Reasons as values: why a cell is stale, what it waits for, and which inputs it has not seen."""
 
+from itertools import chain, islice
 from typing import Literal
 
 import msgspec
@@ -10,11 +11,14 @@ from freshet.projections.cells import (
     GAPS,
     SHUT,
     Cell,
+    absent_rows,
     due_us,
     gate,
+    holding_rows,
     is_lacking,
+    limits,
     must_run,
-    threshold,
+    owing_rows,
     wanted,
 )
 from freshet.projections.marks import FRESH, MISSING, NOTHING, STALE
@@ -246,29 +250,24 @@ def _shut_by(cell: Cell) -> tuple[Gone | None, list[Cell]]:
     shut.
     """
     shut: list[Cell] = []
-    limit = threshold(cell.home, cell.i)
-    for link in cell.home.up:
+    state, i = cell.home, cell.i
+    floor, limit = limits(state, i)
+    is_open = gate(state, i) != SHUT
+    for link in state.up:
         up = link.up
-        missing = link.rule == "wait" and is_lacking(link, cell.i)
-        absent = _first_absent(link, cell.i) if missing else None
+        missing = link.rule == "wait" and is_lacking(link, i)
+        absent = _first_absent(link, i) if missing else None
         if absent is not None and (up.is_wall or not absent[1]):
             return _gone(link, absent[0]), []
-        if not up.is_wall:
-            shut.extend(_owing(link, cell.i, limit, missing=missing))
+        if up.is_wall:
+            continue
+        # What went on without a row owes it all the same: then that is what it waits for.
+        owing = owing_rows(link, i, floor)
+        holding = owing if is_open else (j for j, _ in holding_rows(link, i, floor, limit))
+        rows = chain(absent_rows(link, i) if missing else (), holding)
+        found = (j for j in rows if up.exists[j])
+        shut.extend(Cell(up, j) for j in dict.fromkeys(islice(found, MAX_LOOKED_AT)))
     return None, shut
-
-
-def _owing(link: Link, i: int, limit: int, *, missing: bool) -> list[Cell]:
-    """Existing upstream partitions that owe too much, or that have no version yet."""
-    up = link.up
-    rows = range(up.n) if link.whole or link.last else link.reads(i)
-    found = []
-    for j in rows:
-        if j < up.n and up.exists[j] and (up.owed[j] <= limit or (missing and not up.there[j])):
-            found.append(Cell(up, j))
-            if len(found) >= MAX_LOOKED_AT:
-                break
-    return found
 
 
 def _first_absent(link: Link, i: int) -> tuple[str, bool] | None:

@@ -222,12 +222,18 @@ def threshold(state: AssetState, i: int) -> int:
     return state.demand.newest(i) or state.owed[i] if state.is_wall else state.owed[i]
 
 
+def limits(state: AssetState, i: int) -> tuple[int, int]:
+    """Up to where a gate waits for every debt, and for those that were demanded with the row."""
+    floor = threshold(state, i)
+    return floor, max(floor, state.due.newest(i), state.demand.newest(i))
+
+
 def gate(state: AssetState, i: int, *, alone: bool = False) -> int:
     """Has everything the row waits for arrived: SHUT, OPEN, or GAPS if only what may be missing
     or has failed has not? `alone`: were it not for what was demanded together with it.
     """
-    floor = threshold(state, i)
-    limit = floor if alone else max(floor, state.due.newest(i), state.demand.newest(i))
+    floor, limit = limits(state, i)
+    limit = floor if alone else limit
     found = OPEN
     for link in state.up:
         low = link_owed(link, i, coming=True)
@@ -244,12 +250,21 @@ def gate(state: AssetState, i: int, *, alone: bool = False) -> int:
 
 
 def _held(link: Link, i: int, floor: int, limit: int) -> int:
-    """Does an edge hold the gate shut? Every debt up to `floor` does, up to `limit` those that were
-    demanded with the row; but not what nobody asks for now, and, if the policy goes on without it,
-    not what has failed (GAPS: only after a time).
+    """Does an edge hold the gate shut, or, GAPS, until a time?"""
+    found = OPEN
+    for _, held in holding_rows(link, i, floor, limit):
+        if held == SHUT:
+            return SHUT
+        found = held
+    return found
+
+
+def holding_rows(link: Link, i: int, floor: int, limit: int) -> Iterator[tuple[int, int]]:
+    """The rows over an edge that hold a gate shut, or (GAPS) until a time. Every debt up to `floor`
+    does, up to `limit` those that were demanded with the row; but not what nobody asks for now,
+    nor what has failed if the policy goes on without it.
     """
     up, policy = link.up, link.down.spec.policy
-    found = OPEN
     for j in owing_rows(link, i, limit):
         if link.rule != "wait" and not (up.there[j] or up.ready[j] or j in up.live):
             continue
@@ -257,9 +272,9 @@ def _held(link: Link, i: int, floor: int, limit: int) -> int:
         if stalled == DEFERRED or (beyond and (stalled == STUCK or limit not in up.due.get(j, ()))):
             continue
         if stalled == MOVING or policy.on_failure == "wait":
-            return SHUT
-        found = GAPS if policy.on_failure_after_ms else found
-    return found
+            yield j, SHUT
+        elif policy.on_failure_after_ms:
+            yield j, GAPS
 
 
 def owing_rows(link: Link, i: int, limit: int) -> Iterator[int]:

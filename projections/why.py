@@ -136,19 +136,14 @@ def describe(recorded: Recorded) -> str:
         case RunCancelled(reason=reason):
             return f"{subject} was cancelled: {reason}"
         case Demanded() | Invalidated():
-            names = ", ".join(str(AssetPartition(*t)) for t in event.targets[:MAX_BREADTH])
-            more = f" and {len(event.targets) - MAX_BREADTH} more" if len(event.targets) > 3 else ""
             what = "demanded" if isinstance(event, Demanded) else "invalidated"
             by = f" by {recorded.actor}" if recorded.actor else ""
-            return f"{names}{more} {what}{by}" + (f": {event.reason}" if event.reason else "")
+            return f"{_listed(event.targets)} {what}{by}" + (
+                f": {event.reason}" if event.reason else ""
+            )
         case FellDue(targets=targets, pulled=pulled, policy=policy):
-            names = ", ".join(str(AssetPartition(*t)) for t in (targets or pulled)[:MAX_BREADTH])
-            more = len(targets or pulled) - MAX_BREADTH
-            text = f"{names}{f' and {more} more' if more > 0 else ''} fell due by {policy}"
-            needs = ", ".join(str(AssetPartition(*t)) for t in pulled[:MAX_BREADTH])
-            more = len(pulled) - MAX_BREADTH
-            also = f", with {needs}{f' and {more} more' if more > 0 else ''}"
-            return text + (also if targets and pulled else "")
+            text = f"{_listed(targets or pulled)} fell due by {policy}"
+            return f"{text}, with {_listed(pulled)}" if targets and pulled else text
         case FreshnessAtRisk(promise=promise, reason=reason):
             return f"{subject} is at risk of missing {promise}" + (f": {reason}" if reason else "")
         case FreshnessBreached(promise=promise, reason=reason):
@@ -182,6 +177,12 @@ def describe(recorded: Recorded) -> str:
 def _utc(us: int) -> str:
     moment = datetime.fromtimestamp(us / 1_000_000, UTC).isoformat(" ", "seconds")
     return f"{moment[:19]} UTC"
+
+
+def _listed(names: tuple[AssetPartition, ...]) -> str:
+    """The first of these, and how many more there are."""
+    more = f" and {len(names) - MAX_BREADTH} more" if len(names) > MAX_BREADTH else ""
+    return ", ".join(str(AssetPartition(*name)) for name in names[:MAX_BREADTH]) + more
 
 
 def short(text: str) -> str:
