@@ -74,7 +74,11 @@ class Debts(Settling):
                 state.consumed[i] = kept.consumed
                 state.code[i] = state.code_number(kept.code)
             state.set_version(i, kept.hash, self.position)
-        return kept.gone if kept is not None else NOTHING
+        if kept is None:
+            return NOTHING
+        if kept.gone < NOTHING:
+            self.marks.known[kept.gone] = kept.gone_us
+        return kept.gone
 
     def retire(self, state: AssetState, i: int, mark: int) -> None:
         """Take a row out of the game, remembering what it made; a live run may still end."""
@@ -83,7 +87,7 @@ class Debts(Settling):
             cell = Cell(state, i)
             self.attic[name] = Keepsake(
                 state.hash[i], state.made_at[i], state.consumed[i], cell.code,
-                state.started_at[i], cell.consumed is not None, mark,
+                state.started_at[i], cell.consumed is not None, mark, self.marks.time_of(mark),
             )  # fmt: skip
         state.forget_version(i)
         state.exists[i] = 0

@@ -54,17 +54,27 @@ class Marks:
         """Position and time of the event being folded."""
         self.wave = (0, 0)
         """The same of the first event of the newest wave."""
+        self.known: dict[int, int] = {}
+        """Times of older marks that may come to be owed again in the event being folded."""
         self.moved: list[tuple[Any, int, int]] = []
         """(state, row, what it owed before) of each change of a debt in the event being folded, of
         the assets that are followed.
         """
 
     def hold(self, mark: int) -> None:
-        """One more owes this mark: the event being folded, the wave, or what others owe already."""
+        """One more owes this mark: the event being folded, the wave, what others owe already, or
+        one that is `known`.
+        """
         count = self._refs.get(mark, 0)
         self._refs[mark] = count + 1
         if not count:
-            self.at[mark] = self.wave[1] if mark == self.wave[0] else self.now[1]
+            now = self.wave[1] if mark == self.wave[0] else self.now[1]
+            self.at[mark] = self.known.get(mark, now)
+
+    def time_of(self, mark: int) -> int:
+        """When (µs) a mark was recorded that is owed, or about to be."""
+        now = self.wave[1] if mark == self.wave[0] else self.now[1]
+        return self.at.get(mark) or self.known.get(mark, now)
 
     def release(self, mark: int) -> None:
         """One less owes it."""
@@ -86,6 +96,8 @@ class Keepsake(NamedTuple):
     made: bool = False
     gone: int = NOTHING
     """The mark with which it went: should it return, it has not absorbed that it was gone."""
+    gone_us: int = 0
+    """When that was recorded."""
 
 
 class Tally:

@@ -84,6 +84,7 @@ class Promises:
                 name = AssetPartition(event.asset, event.partition)
                 self.breached.pop(name, None)
                 self.recovered.pop(name, None)
+                self._look_by_name(name, now)
             case _:
                 pass
         for state, i, _ in self._staleness.marks.moved:

@@ -68,14 +68,15 @@ class Staleness(Debts):
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event; afterwards everything is settled."""
+        self.marks.moved.clear()
         fold = self._folds.get(type(recorded.event))
         if fold is None:
             return
         self.position = recorded.position
         self.marks.now = (recorded.position, recorded.recorded_at)
-        self.marks.moved.clear()
         fold(recorded.event, recorded)
         self.settle()
+        self.marks.known.clear()
         if self.timed:
             self.timed.trim()
 
@@ -186,6 +187,8 @@ class Staleness(Debts):
         # that of a run whose reason went away between the decision and its start; and who went on
         # without this partition may owe nothing.
         unexpected = state.is_wall or live.paying == NOTHING
+        if live.paying < NOTHING:
+            self.marks.known[live.paying] = self.marks.at[live.paying]
         self._end(state, i, live.next)
         if changed and unexpected:
             self.mark_below(state, i, self.wave_of(recorded))
