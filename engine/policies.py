@@ -187,12 +187,17 @@ class Eager(Modifiers, frozen=True, tag="eager"):
 
 
 class MaxLag(Modifiers, frozen=True, tag="max_lag"):
-    """Never further behind the sources than `lag_ms`, with as few runs as that takes. From
-    `warn_ms` behind, it is at risk.
+    """Never further behind the sources than `lag_ms`, with as few runs as that takes. With
+    `warn_ms` runs are planned for that, and what is further behind is at risk.
     """
 
     lag_ms: int
     warn_ms: int | None = None
+
+    @property
+    def planned_ms(self) -> int:
+        """How far behind it may be by plan."""
+        return self.lag_ms if self.warn_ms is None else self.warn_ms
 
 
 class Cron(Modifiers, frozen=True, tag="cron"):
@@ -242,8 +247,8 @@ def max_lag(lag: float | str, *, warn: float | str | None = None) -> MaxLag:
     recorded, through everything between, to the end of the run that absorbs it.
 
     Runs start as late as the promise allows, by the time recent runs took, so that one run absorbs
-    as many changes as it can; what is needed upstream is built in time for it. From `warn` behind,
-    a `FreshnessAtRisk` is recorded.
+    as many changes as it can; what is needed upstream is built in time for it. With `warn`, runs
+    are planned for that, and a `FreshnessAtRisk` is recorded of what is further behind.
     """
     lag_ms = _positive_ms(lag, "max_lag")
     warn_ms = None if warn is None else _positive_ms(warn, "max_lag(warn)")

@@ -5,6 +5,7 @@ runs, so a forecast is early nine times out of ten as far as single runs go.
 """
 
 from datetime import date
+from itertools import chain, islice
 from typing import Literal
 
 import msgspec
@@ -13,8 +14,19 @@ from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.policies import Cron, Manual, MaxLag, describe
 from freshet.engine.ticks import next_tick
 from freshet.projections.causes import blocker_text
-from freshet.projections.cells import SHUT, Cell, gate, owing_rows, threshold
-from freshet.projections.marks import DEFERRED, NOTHING
+from freshet.projections.cells import (
+    SHUT,
+    Cell,
+    absent_rows,
+    gate,
+    holding_rows,
+    is_lacking,
+    limits,
+    must_run,
+    owing_rows,
+    wanted,
+)
+from freshet.projections.marks import NOTHING
 from freshet.projections.view import View
 
 Stage = Literal["fresh", "running", "starting", "timed", "following", "planned", "waiting"]
@@ -79,18 +91,26 @@ def _moment(view: View, cell: Cell, now_us: int, known: dict[Cell, _Moment]) -> 
 
 
 def _followed(cell: Cell) -> list[Cell]:
-    """The rows upstream that keep the gate of this one shut."""
-    if cell.home.is_source or cell.running or cell.owed == NOTHING:
+    """The rows upstream that keep the gate of this one shut, or that it went on without."""
+    state, i = cell.home, cell.i
+    if state.is_source or cell.running or cell.owed == NOTHING:
         return []
-    if gate(cell.home, cell.i) != SHUT:
-        return []
-    floor = threshold(cell.home, cell.i)
-    return [
-        Cell(link.up, j)
-        for link in cell.home.up
-        for j in owing_rows(link, cell.i, floor)
-        if link.up.exists[j]
-    ]
+    floor, limit = limits(state, i)
+    if gate(state, i) != SHUT:
+        if must_run(state, i):
+            return []
+        rows = ((link.up, j) for link in state.up for j in owing_rows(link, i, floor))
+    else:
+        rows = (
+            (link.up, j)
+            for link in state.up
+            if not link.up.is_wall
+            for j in chain(
+                absent_rows(link, i) if link.rule == "wait" and is_lacking(link, i) else (),
+                (j for j, _ in holding_rows(link, i, floor, limit)),
+            )
+        )
+    return [Cell(up, j) for up, j in islice(rows, MAX_LOOKED_AT) if up.exists[j]]
 
 
 def _own_moment(
@@ -117,7 +137,7 @@ def _own_moment(
     if at is not None:
         what = "its retry" if cell.failure is not None else "its deadline for missing inputs"
         return _Moment("timed", max(now_us, at), what)
-    if state.stalled[i] == DEFERRED and i not in state.due:
+    if not wanted(state, i):
         return _planned(view, cell, now_us)
     found = view.status_of(cell)
     if found.blocker is not None and found.blocker.is_final:

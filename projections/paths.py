@@ -59,7 +59,7 @@ class Paths:
         if state.is_wall:
             return False
         key, policy = state.spec.key, state.spec.policy
-        found = policy.lag_ms * 1000 if isinstance(policy, MaxLag) else NOTHING
+        found = policy.planned_ms * 1000 if isinstance(policy, MaxLag) else NOTHING
         for link in state.down:
             if not link.is_self:
                 found = min(found, self.slack.get(link.down.spec.key, NOTHING))

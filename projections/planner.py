@@ -99,8 +99,7 @@ class Planner:
         if not isinstance(policy, MaxLag) or debt == NOTHING or cell.running:
             return None
         longest = self.paths.length.get(cell.home.spec.key, 0)
-        lag_us = policy.lag_ms * 1000 if policy.warn_ms is None else policy.warn_ms * 1000
-        spare = lag_us - longest - _margin(longest)
+        spare = policy.planned_ms * 1000 - longest - _margin(longest)
         return advance(policy.hours, self._staleness.marks.at[debt], spare) if spare > 0 else 0
 
     def deadline_us(self, cell: Cell) -> int | None:
@@ -219,9 +218,9 @@ class Planner:
         return longest > lag_us and self.longest_us(cell) > lag_us
 
     def room_us(self, cell: Cell) -> int:
-        """The promised lag in µs."""
+        """How far behind (µs) the row may be by plan."""
         policy = cell.home.spec.policy
-        return policy.lag_ms * 1000 if isinstance(policy, MaxLag) else 0
+        return policy.planned_ms * 1000 if isinstance(policy, MaxLag) else 0
 
     def risk_at(self, cell: Cell, deadline: int) -> int:
         """When (µs) it is foreseeable that the promise will be missed, as far as is known now."""

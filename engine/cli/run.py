@@ -16,6 +16,9 @@ from freshet.engine.cli.state import state_option
 from freshet.engine.daemon import daemon, obey_signals
 from freshet.engine.events import (
     EngineStarted,
+    FreshnessAtRisk,
+    FreshnessBreached,
+    FreshnessRestored,
     GraphDeployed,
     Materialized,
     Paused,
@@ -98,6 +101,10 @@ def tell(recorded: Recorded, view: View) -> None:
             log.info("changed", what=describe(recorded), position=recorded.position)
         case RunFailed():
             log.error("failed", what=describe(recorded), detail=event.detail, retry=event.retry_at)
+        case FreshnessAtRisk() | FreshnessBreached():
+            log.warning(describe(recorded), position=recorded.position)
+        case FreshnessRestored():
+            log.info(describe(recorded), position=recorded.position)
         case RunAbandoned() | GraphDeployed() | EngineStarted() | Paused() | Resumed():
             log.info(describe(recorded), position=recorded.position)
         case _:
