@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -259,6 +260,7 @@ class Simulation(Recollection):
             ),
         )
         loop.draining = True
+        loop.longest_sleep_s = inf  # nothing suspends a machine that is not there
         loop.listeners.append(self._noticed)
         async with anyio.create_task_group() as self._tasks:
             await loop.run()
