@@ -30,7 +30,7 @@ from freshet.engine.partitions import (
     static,
     weekly,
 )
-from freshet.engine.policies import changed, cron, eager, manual, max_lag, on_missing
+from freshet.engine.policies import Policy, changed, cron, eager, manual, max_lag, on_missing
 from freshet.engine.project import Project
 from freshet.engine.stores.local import LocalStore
 from freshet.engine.stores.memory import MemoryStore
@@ -46,6 +46,7 @@ __all__ = [
     "LocalStore",
     "MemoryStore",
     "Output",
+    "Policy",
     "Project",
     "Source",
     "Window",

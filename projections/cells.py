@@ -321,6 +321,11 @@ def has_work(state: AssetState, i: int) -> bool:
     return must_run(state, i) or gate(state, i) == SHUT
 
 
+def lacks(state: AssetState, i: int) -> bool:
+    """Is an input missing that the row waits for?"""
+    return any(link.rule == "wait" and is_lacking(link, i) for link in state.up)
+
+
 def absent_rows(link: Link, i: int) -> Iterator[int]:
     """The rows read over this edge that have no version."""
     up = link.up

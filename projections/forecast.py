@@ -27,6 +27,7 @@ from freshet.projections.cells import (
     wanted,
 )
 from freshet.projections.marks import NOTHING
+from freshet.projections.planner import reserve_us
 from freshet.projections.view import View
 
 Stage = Literal["fresh", "running", "starting", "timed", "following", "planned", "waiting"]
@@ -173,7 +174,9 @@ def _planned(view: View, cell: Cell, now_us: int) -> _Moment:
     slack = planner.paths.slack.get(key)
     if slack is not None:
         since = view.staleness.marks.at.get(cell.owed, now_us)
-        return _Moment("planned", max(now_us, since + slack), "a promise downstream")
+        lag_us = planner.paths.strictest[key]
+        starts = since + slack - reserve_us(lag_us - slack, lag_us)
+        return _Moment("planned", max(now_us, starts), "a promise downstream")
     if not cell.there and not isinstance(policy, Manual):
         return _Moment("waiting", None, f"its policy does not ask for it now: {describe(policy)}")
     return _Moment("waiting", None, f"something that asks for it: its policy is {describe(policy)}")

@@ -27,6 +27,8 @@ class Paths:
     def __init__(self) -> None:
         self.slack: dict[AssetKey, int] = {}
         """Of assets with a promise at or below them; it may be negative."""
+        self.strictest: dict[AssetKey, int] = {}
+        """The promised lag (by plan) that the slack comes from."""
         self.length: dict[AssetKey, int] = {}
         """The longest time of a way that ends with this asset, over what is not a wall."""
         self._times: dict[AssetKey, int] = {}
@@ -37,7 +39,7 @@ class Paths:
 
     def deploy(self, order: list[AssetState]) -> None:
         """Other definitions: all anew. Costs assets and edges."""
-        self.slack, self.length = {}, {}
+        self.slack, self.strictest, self.length = {}, {}, {}
         for state in order:
             self._set_length(state)
         for state in reversed(order):
@@ -59,15 +61,17 @@ class Paths:
         if state.is_wall:
             return False
         key, policy = state.spec.key, state.spec.policy
-        found = policy.planned_ms * 1000 if isinstance(policy, MaxLag) else NOTHING
+        lag_us = policy.planned_ms * 1000 if isinstance(policy, MaxLag) else NOTHING
+        found = lag_us
         for link in state.down:
-            if not link.is_self:
-                found = min(found, self.slack.get(link.down.spec.key, NOTHING))
+            below = link.down.spec.key
+            if not link.is_self and self.slack.get(below, NOTHING) < found:
+                found, lag_us = self.slack[below], self.strictest[below]
         if found == NOTHING:
             return self.slack.pop(key, None) is not None
         found -= self.time_us(key)
         changed = self.slack.get(key) != found
-        self.slack[key] = found
+        self.slack[key], self.strictest[key] = found, lag_us
         return changed
 
     def _set_length(self, state: AssetState) -> bool:

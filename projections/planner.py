@@ -32,6 +32,11 @@ run a little sooner costs less than one more.
 MIN_MARGIN_US = 20_000
 """The least reserve: a few commits and decisions lie between a moment and the start of a run."""
 
+LAG_MARGIN = 100
+"""And at least one part in so many of the promise, up to `MAX_LAG_MARGIN_US`: machines hiccup."""
+
+MAX_LAG_MARGIN_US = 1_000_000
+
 
 class Asked(msgspec.Struct, frozen=True):
     """What a row asks for when its time has come: itself or not, and what upstream."""
@@ -60,7 +65,9 @@ class Planner:
         self.quiet = Quiet(staleness)
         self.slots = 1
         self.held_since: dict[Cell, int] = {}
-        """Since when (µs) the condition of a row that owes has been true."""
+        """Since when (µs) a row that owes has had something to do, and what its policy wants has
+        held: of those whose policy may begin to ask although the debt stays the same.
+        """
         self.starts: dict[Cell, deque[int]] = {}
         """The last starts (µs) of rows whose policy has a limit."""
         self._staleness = staleness
@@ -78,7 +85,7 @@ class Planner:
         elif wanted(state, i) or not self._asks_for_something(cell):
             return None
         elif isinstance(policy, Cron):
-            at = next_tick(policy.expression, policy.tz, since)
+            at = next_tick(policy.expression, policy.tz, since + 1)  # what changed before it
         elif isinstance(policy, Eager) and policy.debounce_ms:
             quiet = max(since, self.quiet.last_change(cell)) + policy.debounce_ms * 1000
             at = min(quiet, since + (policy.max_wait_ms or 0) * 1000)
@@ -99,7 +106,7 @@ class Planner:
         if not isinstance(policy, MaxLag) or debt == NOTHING or cell.running:
             return None
         longest = self.paths.length.get(cell.home.spec.key, 0)
-        spare = policy.planned_ms * 1000 - longest - _margin(longest)
+        spare = self.room_us(cell) - longest - reserve_us(longest, self.room_us(cell))
         return advance(policy.hours, self._staleness.marks.at[debt], spare) if spare > 0 else 0
 
     def deadline_us(self, cell: Cell) -> int | None:
@@ -161,7 +168,7 @@ class Planner:
         left: set[Cell] = set()  # what is left to others, and what would wait for it
         for u in sorted(ways.routes, key=lambda u: (u.home.index, u.i)):  # upstream first
             route, owed = ways.routes[u], debt_ahead(u.home, u.i)
-            takes = route + _margin(route)
+            takes = route + reserve_us(route, lag_us)
             needed = owed <= debt < NOTHING
             strictest = lag_us - route <= self.paths.slack.get(u.home.spec.key, 0)
             waits = any(w in left and debt_ahead(w.home, w.i) <= owed for w in reads.get(u, ()))
@@ -224,18 +231,21 @@ class Planner:
 
     def risk_at(self, cell: Cell, deadline: int) -> int:
         """When (µs) it is foreseeable that the promise will be missed, as far as is known now."""
-        policy, owed_us = cell.home.spec.policy, self._staleness.marks.at[cell.owed]
+        policy = cell.home.spec.policy
         assert isinstance(policy, MaxLag)
-        warn = policy.warn_ms * 1000 if policy.warn_ms is not None else policy.lag_ms * 1000
+        since = max(self._staleness.marks.at[cell.owed], self.held_since.get(cell, 0))
         time_us = self.paths.time_us(cell.home.spec.key)
+        reserve = reserve_us(time_us, policy.lag_ms * 1000)
         run = self._runs.live.get(cell.run)
         if run is not None:
-            late = min(deadline - 1, run.started_at + time_us + _margin(time_us))
+            late = min(deadline - 1, run.started_at + time_us + reserve)
         elif self._is_too_long(cell, policy.lag_ms * 1000):
-            late = owed_us
+            late = since
         else:
-            late = deadline - time_us - _margin(time_us) // 2
-        return min(late, owed_us + warn)
+            late = deadline - time_us - reserve // 2
+        if policy.warn_ms is not None:
+            late = min(late, advance(policy.hours, since, policy.warn_ms * 1000))
+        return late
 
     def _asks_for_something(self, cell: Cell) -> bool:
         """Is there anything that this row, or a row upstream that it pulls, would do?"""
@@ -253,7 +263,10 @@ class Planner:
         debt = debt_ahead(cell.home, cell.i)
         if debt == NOTHING or not concerns(cell.home, cell.i):
             return None
-        return max(self._staleness.marks.at[debt], self.held_since.get(cell, 0))
+        held = self.held_since.get(cell)
+        if held is None and cell.home.relook:
+            return None
+        return max(self._staleness.marks.at[debt], held or 0)
 
     def _limited_until(self, cell: Cell) -> int:
         """When (µs) the limit of its policy lets a row run again."""
@@ -277,8 +290,10 @@ def _can_ask(cell: Cell) -> bool:
     return gate(state, i, alone=True) != SHUT
 
 
-def _margin(time_us: int) -> int:
-    return max(MIN_MARGIN_US, time_us // MARGIN)
+def reserve_us(time_us: int, lag_us: int) -> int:
+    """The time (µs) kept in reserve on a way that takes `time_us` under a promise of `lag_us`."""
+    of_lag = min(lag_us // LAG_MARGIN, MAX_LAG_MARGIN_US)
+    return max(MIN_MARGIN_US, time_us // MARGIN, of_lag)
 
 
 def _lazy(cells: Iterable[Cell]) -> tuple[AssetPartition, ...]:

@@ -26,8 +26,9 @@ from freshet.engine.keys import AssetPartition
 from freshet.engine.policies import describe
 from freshet.projections.alarms import Alarms
 from freshet.projections.causes import blocker, blocker_text
-from freshet.projections.cells import Cell, cells_of, concerns, has_work
+from freshet.projections.cells import Cell, cells_of, concerns, has_work, lacks
 from freshet.projections.marks import NOTHING
+from freshet.projections.pauses import Pauses
 from freshet.projections.planner import Planner
 from freshet.projections.runs import Runs
 from freshet.projections.staleness import Staleness
@@ -46,7 +47,7 @@ class Findings(msgspec.Struct):
 class Promises:
     """The projection: `alarms` of rows, `at_risk` and `breached` episodes by asset partition."""
 
-    def __init__(self, staleness: Staleness, runs: Runs) -> None:
+    def __init__(self, staleness: Staleness, runs: Runs, pauses: Pauses) -> None:
         self.alarms = Alarms()
         self.planner = Planner(staleness, runs)
         self.at_risk: dict[AssetPartition, int] = {}
@@ -56,6 +57,7 @@ class Promises:
         """Breached ones that keep their promise again, to be recorded."""
         self._staleness = staleness
         self._runs = runs
+        self._pauses = pauses
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event, after the projections this one reads."""
@@ -141,13 +143,17 @@ class Promises:
 
     def _reason(self, cell: Cell) -> str:
         """What keeps a row from being in time, in words."""
-        found = blocker(cell)
-        if found is not None and found.what != "queued":
-            return blocker_text(found)
+        pause = self._pauses.holding(cell.home.spec)
+        if pause is not None:
+            return f"it is paused since position {pause.position}"
         longest = self.planner.longest_us(cell)
         if longest > self.planner.room_us(cell):
             return f"building it takes {longest / 1e6:.3g} s, by its recent runs"
-        return blocker_text(found) if found is not None else ""
+        found = blocker(cell)
+        if found is None or found.what in ("queued", "deferred"):
+            busy = len(self._runs.live) >= self.planner.slots
+            return "all slots are taken" if busy else "nothing ran it in time"
+        return blocker_text(found)
 
     # --- moments --------------------------------------------------------------------------------
 
@@ -178,7 +184,7 @@ class Promises:
         name = cell.key
         owes = i < state.n and bool(state.exists[i]) and state.owed[i] < NOTHING
         if state.relook:
-            if owes and concerns(state, i) and has_work(state, i):
+            if owes and concerns(state, i) and has_work(state, i) and not lacks(state, i):
                 self.planner.held_since.setdefault(cell, now)
             else:
                 self.planner.held_since.pop(cell, None)

@@ -26,6 +26,10 @@ RECENT = 32
 """Runs of each asset whose time is remembered: enough for a median that follows changes."""
 
 
+FEW = 10
+"""Runs up to which the 90th percentile would be the slowest of them."""
+
+
 class Run(msgspec.Struct, frozen=True):
     """One run: its id (position of `RunStarted`), when it started (µs), what
     for, and how it ended.
@@ -85,9 +89,14 @@ class Runs:
         return int(median(recent)) if recent else None
 
     def p90_us(self, asset: AssetKey) -> int | None:
-        """The time (µs) of a run that nine of ten recent ones did not exceed; None without any."""
+        """The time (µs) of a run that nine of ten recent ones did not exceed; None without any.
+        While there are few, a single slow one is not taken for the rule.
+        """
         recent = self._recent.get(asset)
-        return sorted(recent)[(9 * len(recent) - 1) // 10] if recent else None
+        if not recent:
+            return None
+        n = len(recent)
+        return sorted(recent)[n - 2 if 3 <= n <= FEW else (9 * n - 1) // 10]
 
     def _end(
         self,

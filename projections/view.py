@@ -23,10 +23,10 @@ class View:
         self.recorded_at = 0
         self.staleness = Staleness()
         self.runs = Runs()
-        self.promises = Promises(self.staleness, self.runs)
+        self.pauses = Pauses()
+        self.promises = Promises(self.staleness, self.runs, self.pauses)
         self.catalog = Catalog()
         self.sensors = Sensors()
-        self.pauses = Pauses()
         self.backfills = Demands()
         self.engine: Recorded | None = None
         """The last start or stop of a daemon."""

@@ -20,9 +20,10 @@ COLOURS = {
     "running": "blue",
     "retrying": "yellow",
     "ready": "blue",
+    "deferred": "cyan",
 }
 
-WIDTH_WITHOUT_TERMINAL = 160
+WIDTH_WITHOUT_TERMINAL = 1000
 """Columns when stdout is a file or a pipe: wide enough that keys are not cut."""
 
 
