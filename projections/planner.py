@@ -48,13 +48,13 @@ class Asked(msgspec.Struct, frozen=True):
 class Start(msgspec.Struct, frozen=True):
     """The latest start of a row for a promise: the moment (µs); how long (µs) it takes from there
     to the end of the promised row's run, reserve included; whether the two are built together; and
-    whether nobody else needs it sooner.
+    whether they may be.
     """
 
     at: int
     takes: int
     joins: bool
-    strictest: bool
+    optional: bool
 
 
 class Planner:
@@ -140,12 +140,13 @@ class Planner:
         urgent = [u for u, start in latest.items() if start.at <= now]
         if not any(latest[u].joins for u in urgent):
             return Asked(itself=False, pulled=_lazy(urgent))
-        room = max((self.deadline_us(cell) or now) - now, 0)
+        since, hours = self._since(cell) or now, cell.home.spec.policy.hours
+        room = max(advance(hours, since, self.room_us(cell)) - now, 0)
         pulled = [
             u
             for u, start in latest.items()
             if u != cell
-            and (start.joins or start.at <= now or (start.strictest and start.takes <= room))
+            and (start.joins or start.at <= now or (start.optional and start.takes <= room))
         ]
         return Asked(itself=cell in latest, pulled=_lazy(pulled))
 
@@ -153,12 +154,13 @@ class Planner:
         """When the row, and each row upstream that is not asked for yet, has to start at the latest
         so that what it owes arrives in time.
 
-        What the row cannot do without, and what is quickly made, left to nobody stricter and holds
-        up nothing else, starts in time for what the row itself owes; the rest for what it owes.
+        What the row cannot do without starts in time for what the row itself owes; so does what is
+        quickly made and left to nobody stricter, or would soon need the row again, if it holds up
+        nothing else. The rest starts in time for what it owes.
         """
         found: dict[Cell, Start] = {}
         ways, at = self._ways(cell), self._staleness.marks.at
-        lag_us, held = self.room_us(cell), self.held_since.get(cell, 0)
+        lag_us, held, time_us = self.room_us(cell), self.held_since.get(cell, 0), self.paths.time_us
         debt = debt_ahead(cell.home, cell.i)
         asked = cell.home.due.newest(cell.i) > cell.run
         reads: dict[Cell, list[Cell]] = {}
@@ -172,12 +174,17 @@ class Planner:
             needed = owed <= debt < NOTHING
             strictest = lag_us - route <= self.paths.slack.get(u.home.spec.key, 0)
             waits = any(w in left and debt_ahead(w.home, w.i) <= owed for w in reads.get(u, ()))
-            optional = strictest and not (waits or asked or u.running) and debt < NOTHING
+            optional = not (waits or asked or u.running) and not needed and debt < NOTHING
+            # What comes so soon after the row's own debt would need it again before its run ends.
+            collides = optional and at.get(owed, NOTHING) - at[debt] < route - time_us(
+                u.home.spec.key
+            )
+            optional = optional and (strictest or collides)
             can_ask = owed < NOTHING and _can_ask(u)
             since = at[debt] if needed or optional else at.get(owed, 0)
             moment = advance(cell.home.spec.policy.hours, max(since, held), max(0, lag_us - takes))
             optional = optional and moment <= bounds.get(u, moment)
-            joins = needed or (optional and QUICK * takes <= lag_us)
+            joins = needed or (optional and (collides or QUICK * takes <= lag_us))
             if not joins and (can_ask or waits or u.home.stalled[u.i] == MOVING):
                 left.add(u)
             if can_ask:

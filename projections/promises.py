@@ -107,19 +107,19 @@ class Promises:
         """What is to be recorded at `now`. Costs the rows whose moment has come."""
         found = Findings()
         cells, found.wake_at = self.alarms.due(now)
-        due: dict[str, tuple[list[AssetPartition], dict[AssetPartition, None]]] = {}
+        due: dict[AssetPartition, FellDue] = {}
         for cell in cells:
             asked = self.planner.planned(cell, now)
             if asked is not None and (asked.itself or asked.pulled):
-                targets, pulled = due.setdefault(describe(cell.home.spec.policy), ([], {}))
-                if asked.itself:
-                    targets.append(cell.key)
-                pulled.update(dict.fromkeys(asked.pulled))
+                # What is asked for together waits for each other: so each row that needs others
+                # has an event of its own.
+                key = cell.key if asked.pulled else AssetPartition(cell.home.spec.key, "")
+                before = due.get(key, FellDue((), describe(cell.home.spec.policy)))
+                targets = (*before.targets, cell.key) if asked.itself else before.targets
+                due[key] = FellDue(targets, before.policy, asked.pulled or before.pulled)
             found.events += self._verdicts(cell, now)
             self._wake(found, self.next_moment(cell), now)
-        for policy, (targets, pulled) in due.items():
-            others = tuple(name for name in pulled if name not in set(targets))
-            found.events.insert(0, FellDue(tuple(targets), policy, others))
+        found.events = [*due.values(), *found.events]
         for name in self.recovered:
             promise = getattr(self.breached[name].event, "promise", "")
             found.events.append(FreshnessRestored(*name, promise=promise))
