@@ -55,6 +55,7 @@ class Promises:
         self.breached: dict[AssetPartition, Recorded] = {}
         self.recovered: dict[AssetPartition, None] = {}
         """Breached ones that keep their promise again, to be recorded."""
+        self._looked_at = 0
         self._staleness = staleness
         self._runs = runs
         self._pauses = pauses
@@ -98,8 +99,10 @@ class Promises:
                 self._look_by_name(AssetPartition(target.asset, target.partition), now)
         if self.alarms:
             self.alarms.trim()
-            for cell in self.alarms.due(now)[0]:
-                self._look(cell, now)  # an estimate was passed: the exact moment may be later
+            if now > self._looked_at:  # an estimate was passed: the exact moment may be later
+                self._looked_at = now
+                for cell in self.alarms.due(now)[0]:
+                    self._look(cell, now)
 
     # --- what to record -------------------------------------------------------------------------
 
