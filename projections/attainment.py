@@ -30,7 +30,8 @@ from freshet.engine.keys import AssetKey, PartitionKey
 from freshet.engine.policies import MaxLag, describe
 from freshet.engine.specs import AssetSpec
 from freshet.engine.ticks import Hours, advance
-from freshet.projections.cells import concerns
+from freshet.projections.arrivals import Arrivals, awaits_source
+from freshet.projections.cells import Cell, concerns
 from freshet.projections.marks import NOTHING
 from freshet.projections.spread import Since, Spread, Worst, period_of
 from freshet.projections.staleness import Staleness
@@ -74,6 +75,7 @@ class Attainment:
         self._periods = tuple(periods)
         self._invented = invented
         self._staleness = Staleness()
+        self._arrivals = Arrivals(self._staleness)
         self._meters: dict[AssetKey, Meter] = {}
         self._growing: dict[AssetKey | None, list[Meter]] = {}
         self._sums: dict[tuple[AssetKey, MaxLag], Sums] = {}
@@ -106,6 +108,7 @@ class Attainment:
             self._resized.update(self._growing_below(event.asset))
         elif isinstance(event, _RESIZING):
             self._resized.update(self._growing_below(None))
+        self._moved.update((cell.home, cell.i) for cell in self._arrivals.apply(recorded))
         if self._staleness.position == recorded.position:  # else it moved nothing
             self._moved.update((state, i) for state, i, _ in self._staleness.marks.moved)
 
@@ -152,7 +155,7 @@ class Attainment:
                 continue
             sums = self._sums.setdefault((asset, promise), Sums(self._periods))
             whole = self._invented is not None
-            made = Meter(state, promise, whole, sums, self._now)
+            made = Meter(state, promise, whole, sums, self._now, self._arrivals)
             carried = meter.end(self._now) if meter is not None else {}
             same = meter is not None and meter.promise == promise
             made.begin(self._now, carried if same else {})
@@ -162,6 +165,7 @@ class Attainment:
             meter.end(self._now)
         self._growing.clear()
         self._resized.update(self._meters.values())
+        self._arrivals.watch([meter.state for meter in self._meters.values()])
 
     def _promise_of(self, spec: AssetSpec) -> MaxLag | None:
         """What an asset is judged by: of its policy what it promises, and nothing else."""
@@ -224,13 +228,20 @@ class Meter:
     """One promise over the rows of one asset, for as long as both stand."""
 
     def __init__(
-        self, state: AssetState, promise: MaxLag, whole: bool, sums: "Sums", now: int
+        self,
+        state: AssetState,
+        promise: MaxLag,
+        whole: bool,
+        sums: "Sums",
+        now: int,
+        arrivals: Arrivals,
     ) -> None:
         self.state = state
         self.promise = promise
         self.sums = sums
         self._whole = whole
         """Does the promise speak of every row, whatever the policy says?"""
+        self._arrivals = arrivals
         self._debts: dict[int, Debt] = {}
         self._count, self._since = 0, now
 
@@ -266,17 +277,20 @@ class Meter:
         """Settle the row if it owes something else than before, and note what it owes now."""
         state, before = self.state, self._debts.get(i)
         owed = state.owed[i] if i < state.n and state.exists[i] else NOTHING
-        if owed == NOTHING or not (self._whole or concerns(state, i)):
+        spoken_of = owed < NOTHING and (self._whole or concerns(state, i))
+        if not spoken_of or (not state.there[i] and awaits_source(state, i)):
             if before is not None:
                 self._settle(self.sums, i, self._debts.pop(i), now)
             return
-        if before is not None and before.mark == owed:
-            return
-        counted = self._settle(self.sums, i, before, now) if before is not None else -1
         held = before.held if before is not None else now
         owed_at = state.marks.at[owed]
         since = owed_at if self.promise.condition is None else max(owed_at, held)
+        if not state.there[i]:
+            since = max(since, self._arrivals.last_above(Cell(state, i)))
         breach_at = _breach_at(self.promise.hours, since, self.promise.lag_ms * 1000)
+        if before is not None and (before.mark, before.breach_at) == (owed, breach_at):
+            return
+        counted = self._settle(self.sums, i, before, now) if before is not None else -1
         counted = counted if breach_at <= now else -1
         self._debts[i] = Debt(now, owed, owed_at, breach_at, held, counted)
 

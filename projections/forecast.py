@@ -13,6 +13,7 @@ import msgspec
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.policies import Cron, Manual, MaxLag, describe
 from freshet.engine.ticks import next_tick
+from freshet.projections.arrivals import awaits_source
 from freshet.projections.causes import blocker_text
 from freshet.projections.cells import (
     SHUT,
@@ -138,9 +139,9 @@ def _own_moment(
     if at is not None:
         what = "its retry" if cell.failure is not None else "its deadline for missing inputs"
         return _Moment("timed", max(now_us, at), what)
-    if not wanted(state, i):
-        return _planned(view, cell, now_us)
     found = view.status_of(cell)
+    if not wanted(state, i) and (cell.there or not awaits_source(state, i)):
+        return _planned(view, cell, now_us)
     if found.blocker is not None and found.blocker.is_final:
         return _Moment("waiting", None, blocker_text(found.blocker))
     if found.activity == "failed":

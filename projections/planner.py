@@ -13,6 +13,7 @@ import msgspec
 from freshet.engine.keys import AssetPartition
 from freshet.engine.policies import Cron, Eager, MaxLag, OnMissing
 from freshet.engine.ticks import advance, next_open, next_tick
+from freshet.projections.arrivals import Arrivals, awaits_source
 from freshet.projections.cells import SHUT, Cell, concerns, gate, has_work, wanted
 from freshet.projections.marks import MOVING, NOTHING, STUCK
 from freshet.projections.paths import Paths
@@ -63,6 +64,7 @@ class Planner:
     def __init__(self, staleness: Staleness, runs: Runs) -> None:
         self.paths = Paths()
         self.quiet = Quiet(staleness)
+        self.arrivals = Arrivals(staleness)
         self.slots = 1
         self.held_since: dict[Cell, int] = {}
         """Since when (µs) a row that owes has had something to do, and what its policy wants has
@@ -105,6 +107,8 @@ class Planner:
         debt = debt_ahead(cell.home, cell.i)
         if not isinstance(policy, MaxLag) or debt == NOTHING or cell.running:
             return None
+        if not cell.there and awaits_source(cell.home, cell.i):
+            return None
         longest = self.paths.length.get(cell.home.spec.key, 0)
         spare = self.room_us(cell) - longest - reserve_us(longest, self.room_us(cell))
         return advance(policy.hours, self._staleness.marks.at[debt], spare) if spare > 0 else 0
@@ -115,7 +119,10 @@ class Planner:
         owed_us = self._staleness.marks.at.get(cell.owed)
         if not isinstance(policy, MaxLag) or owed_us is None or not concerns(cell.home, cell.i):
             return None
-        since = max(owed_us, self.held_since.get(cell, 0))
+        held = self._held(cell)
+        if held is None:
+            return None
+        since = max(owed_us, held)
         return advance(policy.hours, since, policy.lag_ms * 1000)
 
     def planned(self, cell: Cell, now: int) -> Asked | None:
@@ -160,7 +167,7 @@ class Planner:
         """
         found: dict[Cell, Start] = {}
         ways, at = self._ways(cell), self._staleness.marks.at
-        lag_us, held, time_us = self.room_us(cell), self.held_since.get(cell, 0), self.paths.time_us
+        lag_us, held, time_us = self.room_us(cell), self._held(cell) or 0, self.paths.time_us
         debt = debt_ahead(cell.home, cell.i)
         asked = cell.home.due.newest(cell.i) > cell.run
         reads: dict[Cell, list[Cell]] = {}
@@ -240,7 +247,7 @@ class Planner:
         """When (µs) it is foreseeable that the promise will be missed, as far as is known now."""
         policy = cell.home.spec.policy
         assert isinstance(policy, MaxLag)
-        since = max(self._staleness.marks.at[cell.owed], self.held_since.get(cell, 0))
+        since = max(self._staleness.marks.at[cell.owed], self._held(cell) or 0)
         time_us = self.paths.time_us(cell.home.spec.key)
         reserve = reserve_us(time_us, policy.lag_ms * 1000)
         run = self._runs.live.get(cell.run)
@@ -270,10 +277,20 @@ class Planner:
         debt = debt_ahead(cell.home, cell.i)
         if debt == NOTHING or not concerns(cell.home, cell.i):
             return None
-        held = self.held_since.get(cell)
-        if held is None and cell.home.relook:
+        held = self._held(cell)
+        return None if held is None else max(self._staleness.marks.at[debt], held)
+
+    def _held(self, cell: Cell) -> int | None:
+        """Since when (µs) the policy of a row that owes could speak of it, if it is not since it
+        owes; None if it cannot.
+        """
+        if cell.home.relook:
+            return self.held_since.get(cell)
+        if cell.there or not isinstance(cell.home.spec.policy, MaxLag):
+            return 0
+        if awaits_source(cell.home, cell.i):
             return None
-        return max(self._staleness.marks.at[debt], held or 0)
+        return self.arrivals.last_above(cell)
 
     def _limited_until(self, cell: Cell) -> int:
         """When (µs) the limit of its policy lets a row run again."""

@@ -23,7 +23,7 @@ from freshet.engine.events import (
     SourceChanged,
 )
 from freshet.engine.keys import AssetPartition
-from freshet.engine.policies import describe
+from freshet.engine.policies import MaxLag, describe
 from freshet.projections.alarms import Alarms
 from freshet.projections.causes import blocker, blocker_text
 from freshet.projections.cells import Cell, cells_of, concerns, has_work, lacks
@@ -90,6 +90,8 @@ class Promises:
                 self._look_by_name(name, now)
             case _:
                 pass
+        for cell in self.planner.arrivals.apply(recorded):
+            self._look(cell, now)
         for state, i, _ in self._staleness.marks.moved:
             self._look(Cell(state, i), now)
         for target in self._runs.ended:
@@ -217,6 +219,7 @@ class Promises:
         order = self._staleness.order
         for state in order:
             state.followed = not (state.at_once or state.is_wall)
+        self.planner.arrivals.watch([s for s in order if isinstance(s.spec.policy, MaxLag)])
         self.planner.quiet.watch([s for s in order if getattr(s.spec.policy, "debounce_ms", 0)])
         self.planner.paths.deploy(order)
         known = self._staleness.states

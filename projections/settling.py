@@ -83,7 +83,7 @@ class Settling(Ledger):
         if state.stalled[i] != found:
             state.stalled[i] = found
             self.touch_below(state, i)
-        elif not state.relook:
+        elif not state.relook and state.there[i]:
             return
         if state.followed:
             self.marks.moved.append((state, i, state.owed[i]))
