@@ -21,7 +21,7 @@ from freshet.engine.graph import Graph
 from freshet.engine.keys import AssetKey, asset_key
 from freshet.engine.mappings import Custom, PartitionMapping, default_mapping
 from freshet.engine.partitions import Partitions, describe
-from freshet.engine.policies import AllOf, AnyOf, Policy, all_of, any_of
+from freshet.engine.policies import AllOf, AnyOf, Policy, all_of, any_of, check_policy
 from freshet.engine.signatures import annotations_of, parameters_of, place_of
 from freshet.engine.specs import AssetSpec, Dependency, Missing, Plain
 
@@ -179,6 +179,8 @@ def asset(
                 f"asset '{name}' has retries={retries} ({where})", hint="use 0 or more"
             )
         check_partitions(name, partitions, where)
+        if freshness is not None:
+            check_policy(freshness, f"asset '{name}' ({where}): freshness")
         check_batch(name, batch, partitions, where)
         limit = (
             parse_duration_ms(timeout, f"asset '{name}': timeout") if timeout is not None else None

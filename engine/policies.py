@@ -147,7 +147,9 @@ class Modifiers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def with_priority(self: P, priority: int) -> P:
         """Before what has a lower priority (the default is 0) when slots are scarce."""
         if not _is_count(priority):
-            raise DefinitionError(f"with_priority({priority!r}): a whole number is needed")
+            raise DefinitionError(
+                f"with_priority({priority!r}) is no whole number", hint="the default is 0"
+            )
         return self._with(priority=priority)
 
     def if_upstream_fails(self: P, what: OnFailure, *, after: float | str = 0) -> P:
@@ -290,6 +292,15 @@ def manual() -> Manual:
 
 DEFAULT_WAITS = 10
 """How many times `debounce` the first change waits at most, unless `max_wait` is said."""
+
+
+def check_policy(policy: object, what: str) -> None:
+    """Raise DefinitionError if this is no policy; `what` names where it was given."""
+    if not isinstance(policy, Modifiers):
+        raise DefinitionError(
+            f"{what}={policy!r} is no freshness policy",
+            hint='fr.eager(), fr.max_lag("15m"), fr.cron("0 6 * * *"), fr.on_missing()',
+        )
 
 
 def is_at_once(policy: Modifiers) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from freshet.engine.assets import Asset, Source, resolve
 from freshet.engine.errors import DefinitionError, did_you_mean
-from freshet.engine.policies import Eager, Modifiers, Policy
+from freshet.engine.policies import Eager, Policy, check_policy
 from freshet.engine.stores.local import LocalStore
 from freshet.engine.stores.store import Store
 from freshet.sensors.sensor import Sensor
@@ -37,9 +37,9 @@ class Project:
             raise DefinitionError(f"slots={slots}: nothing could ever run", hint="use 1 or more")
         by_group = dict(group_freshness or {})
         for group, policy in by_group.items():
-            _check_policy(policy, f"group_freshness[{group!r}]")
+            check_policy(policy, f"group_freshness[{group!r}]")
         if freshness is not None:
-            _check_policy(freshness, "freshness")
+            check_policy(freshness, "Project: freshness")
         self.graph, self.assets = resolve(assets, freshness or Eager(), by_group)
         _check_groups(by_group, {spec.group for spec in self.graph.specs.values()})
         self.sensors = tuple(sensors)
@@ -64,14 +64,6 @@ class Project:
                         f"sensor '{sensor.name}' reports '{source}', no source of the project",
                         hint="add the source to Project(assets=[...])",
                     )
-
-
-def _check_policy(policy: object, what: str) -> None:
-    if not isinstance(policy, Modifiers):
-        raise DefinitionError(
-            f"Project({what}={policy!r}) is no freshness policy",
-            hint='fr.eager(), fr.max_lag("15m"), fr.cron("0 6 * * *"), fr.on_missing()',
-        )
 
 
 def _check_groups(by_group: Mapping[str, Policy], groups: set[str]) -> None:

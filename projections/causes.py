@@ -1,5 +1,6 @@
 """Reasons as values: why a cell is stale, what it waits for, and which inputs it has not seen."""
 
+from collections.abc import Sequence
 from itertools import chain, islice
 from typing import Literal
 
@@ -15,6 +16,7 @@ from freshet.projections.cells import (
     due_us,
     gate,
     holding_rows,
+    inputs_needed,
     is_lacking,
     limits,
     must_run,
@@ -203,6 +205,7 @@ def blocker(cell: Cell) -> Blocker | None:
     busy: Blocker | None = None
     while layer:
         following: list[Cell] = []
+        gone: Blocker | None = None
         for here in layer:
             found = _own_blocker(here, distance)
             if found is not None and found.is_final:
@@ -211,9 +214,11 @@ def blocker(cell: Cell) -> Blocker | None:
             if found is None:
                 missing, shut = _shut_by(here)
                 if missing is not None:
-                    return Blocker(*missing, distance=distance + 1)
+                    gone = gone or Blocker(*missing, distance=distance + 1)
                 following.extend(other for other in shut if other not in seen)
                 seen.update(shut)
+        if gone is not None:
+            return gone
         layer, distance = following, distance + 1
     return busy
 
@@ -256,9 +261,9 @@ def _shut_by(cell: Cell) -> tuple[Gone | None, list[Cell]]:
     for link in state.up:
         up = link.up
         missing = link.rule == "wait" and is_lacking(link, i)
-        absent = _first_absent(link, i) if missing else None
-        if absent is not None and (up.is_wall or not absent[1]):
-            return _gone(link, absent[0]), []
+        gone = _nobody_brings(link, i) if missing else None
+        if gone is not None:
+            return _gone(link, gone), []
         if up.is_wall:
             continue
         # What went on without a row owes it all the same: then that is what it waits for.
@@ -270,22 +275,24 @@ def _shut_by(cell: Cell) -> tuple[Gone | None, list[Cell]]:
     return None, shut
 
 
-def _first_absent(link: Link, i: int) -> tuple[str, bool] | None:
-    """The first input without a version: its key, and whether it exists as a partition."""
+def _nobody_brings(link: Link, i: int) -> str | None:
+    """The first input without a version that nothing here will bring: its key."""
     up = link.up
     if link.whole or link.last:
-        size = up.space.size if up.bounded and link.whole else None
-        rows = range(size if size is not None else up.n)
         if not any(up.exists):
-            return "", False
+            return ""
+        size = up.space.size if up.bounded and link.whole else None
+        rows: Sequence[int] = range(size if size is not None else up.n)
     else:
-        rows = link.reads(i)  # type: ignore[assignment]  # a sequence of rows too
+        rows = link.reads(i)
         if not rows:
-            return link.lane.asked(i), False
-    for j in rows:
-        if up.space.valid(j) and not (j < up.n and up.there[j]):
-            return up.space.key(j), j < up.n and bool(up.exists[j])
-    return None
+            return link.lane.asked(i)
+    absent = [j for j in rows if up.space.valid(j) and not (j < up.n and up.there[j])]
+    here = {j for j in absent if j < up.n and up.exists[j]}
+    if here and inputs_needed(link, i) == 1:  # content with one of them
+        absent = [j for j in absent if j in here]
+    gone = (j for j in absent if up.is_wall or j not in here)
+    return next(map(up.space.key, gone), None)
 
 
 def _gone(link: Link, partition: PartitionKey) -> Gone:

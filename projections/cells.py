@@ -322,8 +322,8 @@ def has_work(state: AssetState, i: int) -> bool:
 
 
 def lacks(state: AssetState, i: int) -> bool:
-    """Is an input missing that the row waits for?"""
-    return any(link.rule == "wait" and is_lacking(link, i) for link in state.up)
+    """Is an input missing that the row waits for, and that nobody can pull?"""
+    return any(link.rule == "wait" and link.up.is_wall and is_lacking(link, i) for link in state.up)
 
 
 def absent_rows(link: Link, i: int) -> Iterator[int]:

@@ -177,7 +177,8 @@ def _planned(view: View, cell: Cell, now_us: int) -> _Moment:
         since = view.staleness.marks.at.get(cell.owed, now_us)
         lag_us = planner.paths.strictest[key]
         starts = since + slack - reserve_us(lag_us - slack, lag_us)
-        return _Moment("planned", max(now_us, starts), "a promise downstream")
+        if starts > now_us:  # else that promise had its chance, and did not ask
+            return _Moment("planned", starts, "a promise downstream")
     if not cell.there and not isinstance(policy, Manual):
         return _Moment("waiting", None, f"its policy does not ask for it now: {describe(policy)}")
     return _Moment("waiting", None, f"something that asks for it: its policy is {describe(policy)}")

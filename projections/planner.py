@@ -15,7 +15,7 @@ from freshet.engine.policies import Cron, Eager, MaxLag, OnMissing
 from freshet.engine.ticks import advance, next_open, next_tick
 from freshet.projections.arrivals import Arrivals, awaits_source
 from freshet.projections.cells import SHUT, Cell, concerns, gate, has_work, wanted
-from freshet.projections.marks import MOVING, NOTHING, STUCK
+from freshet.projections.marks import DEFERRED, MOVING, NOTHING
 from freshet.projections.paths import Paths
 from freshet.projections.pulls import Ways, debt_ahead, needed_above, ways_above
 from freshet.projections.quiet import Quiet
@@ -268,7 +268,12 @@ class Planner:
             return False
         if cell.running or has_work(state, i):
             return True
-        return isinstance(state.spec.policy, Cron) and any(map(_can_ask, needed_above(state, i)))
+        if not isinstance(state.spec.policy, Cron):
+            return False
+        # It asks for all of them together, so what waits for the others would go on waiting.
+        return any(
+            _can_ask(u) and (u.running or not wanted(u.home, u.i)) for u in needed_above(state, i)
+        )
 
     def _since(self, cell: Cell) -> int | None:
         """Since when (µs) the row owes what nothing under way will absorb, in the eyes of its
@@ -308,7 +313,8 @@ def _can_ask(cell: Cell) -> bool:
     if cell.running:  # asked for since, it runs once more
         return state.due.newest(i) < cell.run
     if not wanted(state, i):
-        return state.stalled[i] != STUCK
+        standing = state.stalled[i]
+        return standing == DEFERRED or (standing == MOVING and has_work(state, i))
     if i not in state.due or state.ready[i] or gate(state, i) != SHUT:
         return False
     return gate(state, i, alone=True) != SHUT

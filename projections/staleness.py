@@ -29,6 +29,7 @@ from freshet.engine.events import (
 )
 from freshet.engine.graph import EMPTY, Graph
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
+from freshet.engine.policies import Cron
 from freshet.engine.spaces import is_too_far
 from freshet.projections.cells import Cell, fingerprint, upstream_owed, version_hash
 from freshet.projections.debts import Debts, belongs
@@ -330,6 +331,14 @@ class Staleness(Debts):
                 self.touch(state, i)
                 self.touch_below(state, i)
 
+    def _ask_again(self) -> None:
+        """Other policies: what is demanded already pulls by these from now on."""
+        for state in self.order:
+            due = state.due if isinstance(state.spec.policy, Cron) else ()
+            for i in {*state.demand, *due}:
+                newest = max(state.due.newest(i), state.demand.newest(i))
+                self.ask(needed_above(state, i), newest)
+
     # --- partitions ---------------------------------------------------------------------------
 
     def _partitions_added(self, event: PartitionsAdded, recorded: Recorded) -> None:
@@ -359,4 +368,7 @@ class Staleness(Debts):
     def _deployed(self, event: GraphDeployed, recorded: Recorded) -> None:
         old, self.graph = self.graph, Graph.build(event.assets)
         deploy(self, old, self.graph, recorded)
+        before = old.specs
+        if any(k in before and s.policy != before[k].policy for k, s in self.graph.specs.items()):
+            self._ask_again()
         self.opens_at = next_opening(self)

@@ -14,6 +14,7 @@ from freshet.engine.policies import (
     AllOf,
     AnyCondition,
     Changed,
+    Cron,
     Eager,
     Manual,
     OnMissing,
@@ -557,3 +558,12 @@ class Model:
             for n in sorted(c for c in self.cells if c[0] == asset and not spec.is_source):
                 w = self.up_eff(n)
                 self.mark(n, min(p, w) if part(old.get(asset)) != part(spec) else w)
+        if any(a in old and old[a].policy != s.policy for a, s in self.specs.items()):
+            for asset, spec in self.specs.items():
+                for n in sorted(c for c in self.cells if c[0] == asset):
+                    due = self.due.get(n, set())
+                    asked = self.demand.get(n, set()) | (
+                        due if isinstance(spec.policy, Cron) else set()
+                    )
+                    if asked:
+                        self.pull(n, max(asked | due), set())

@@ -396,9 +396,7 @@ def awaits(model: Model, n: tuple[str, str]) -> bool:
     return False
 
 
-def last_arrival(
-    model: Model, n: tuple[str, str], arrived: dict[str, dict[str, int]]
-) -> int:
+def last_arrival(model: Model, n: tuple[str, str], arrived: dict[str, dict[str, int]]) -> int:
     """When the last came of what it cannot do without; where one of many does, the first."""
     found = [0]
     for dep, _, cells in model.ups(n):
