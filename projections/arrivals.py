@@ -16,7 +16,7 @@ from freshet.engine.events import (
     SourceChanged,
     WindowsOpened,
 )
-from freshet.engine.keys import AssetKey
+from freshet.engine.keys import AssetKey, PartitionKey
 from freshet.projections.cells import Cell, absent_rows, downstream, is_lacking
 from freshet.projections.marks import MISSING, NOTHING
 from freshet.projections.staleness import Staleness
@@ -31,8 +31,10 @@ class Arrivals:
 
     def __init__(self, staleness: Staleness) -> None:
         self._staleness = staleness
-        self._times: dict[AssetKey, dict[int, int]] = {}
+        self._times: dict[AssetKey, dict[PartitionKey, int]] = {}
         self._promised: set[AssetKey] = set()
+        self._built: dict[AssetKey, int] = {}
+        """How many partitions have a version, of what is built here above a promise."""
 
     def watch(self, promised: list[AssetState]) -> None:
         """From now on note what comes above these assets."""
@@ -44,10 +46,13 @@ class Arrivals:
             for link in stack.pop().up:
                 key = link.up.spec.key
                 if link.up.is_wall:
-                    self._times.setdefault(key, before.get(key, {}))
+                    self._times.setdefault(key, _still_there(link.up, before.get(key, {})))
                 elif key not in seen:
                     seen.add(key)
                     stack.append(link.up)
+        self._built = {
+            key: self._staleness.states[key].versions for key in seen if key not in self._times
+        }
 
     def apply(self, recorded: Recorded) -> list[Cell]:
         """Note what came or went; returns the rows below that were never built and have a promise:
@@ -55,21 +60,36 @@ class Arrivals:
         """
         event = recorded.event
         if isinstance(event, GraphDeployed | PartitionsRemoved | PartitionsAdded | WindowsOpened):
+            if isinstance(event, PartitionsRemoved):
+                for key in event.keys:
+                    self._times.get(event.asset, {}).pop(key, None)
             return self._all_missing()
         if not isinstance(event, SourceChanged | Observed | Materialized):
             return []
+        state = self._staleness.states.get(event.asset)
+        i = state.number(event.partition) if state is not None else None
+        if state is None or i is None:
+            return []
         times = self._times.get(event.asset)
         if times is None:
-            return []
-        cell = self._staleness.cell(event.asset, event.partition)
-        if cell is None or not cell.there:
-            if cell is not None:
-                times.pop(cell.i, None)
+            return self._first(state, i)
+        if i >= state.n or not state.there[i]:
+            times.pop(event.partition, None)
             return self._all_missing()
-        if cell.i in times:
+        if event.partition in times:
             return []
-        times[cell.i] = recorded.recorded_at
-        return self._below(cell)
+        times[event.partition] = recorded.recorded_at
+        return self._below(Cell(state, i))
+
+    def _first(self, state: AssetState, i: int) -> list[Cell]:
+        """Something was built; if for the first time, those below may have all they need now."""
+        before = self._built.get(state.spec.key)
+        if before is None or state.versions <= before:
+            if before is not None:
+                self._built[state.spec.key] = state.versions
+            return []
+        self._built[state.spec.key] = state.versions
+        return self._below(Cell(state, i))
 
     def last_above(self, cell: Cell) -> int:
         """When (µs) the last came of what a row that was never built cannot do without; of an edge
@@ -94,7 +114,7 @@ class Arrivals:
             return 0
         if up.is_wall:
             times = self._times.get(up.spec.key, {})
-            found = [times.get(j, 0) for j in _rows(link, i) if up.there[j]]
+            found = [times.get(up.space.key(j), 0) for j in _rows(link, i) if up.there[j]]
         else:
             found = [known.get(Cell(up, j), 0) for j in _rows(link, i)]
         one = link.last or (link.whole and not up.bounded)
@@ -125,6 +145,16 @@ class Arrivals:
                 if state.spec.key in self._promised:
                     found.append(below)
         return found
+
+
+def _still_there(state: AssetState, times: dict[PartitionKey, int]) -> dict[PartitionKey, int]:
+    """Without what other definitions have made go."""
+    rows = {key: state.number(key) for key in times}
+    return {
+        key: times[key]
+        for key, i in rows.items()
+        if i is not None and i < state.n and state.there[i]
+    }
 
 
 def _rows(link: Link, i: int) -> list[int]:

@@ -375,7 +375,10 @@ def note_arrivals(
                 elif dep.asset not in seen:
                     seen.add(dep.asset)
                     stack.append(dep.asset)
-        kept = {asset: arrived.get(asset, {}) for asset in watched}
+        kept = {
+            asset: {k: t for k, t in arrived.get(asset, {}).items() if (asset, k) in model.version}
+            for asset in watched
+        }
         arrived.clear()
         arrived.update(kept)
     elif isinstance(event, e.SourceChanged | e.Observed | e.Materialized):

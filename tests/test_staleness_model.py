@@ -184,14 +184,16 @@ def test_an_equal_version_touches_nothing(seed: int, size: int, steps: int) -> N
 def test_a_burst_costs_one_run_per_affected_partition(
     seed: int, size: int, burst: int
 ) -> None:  # X7
-    """Changes within one wave, over any sources, cost at most one run of each cell below them (of
-    those that wait for all their inputs).
+    """Changes within one wave, over any sources, cost at most one run of each cell below them, of
+    those that wait for all their inputs. (What was behind before, for want of a first input, has an
+    older debt to pay, and may run for that first.)
     """
     history = History(random.Random(seed), size, skips=False, lazy=False)
     finish_everything(history)
     history.now += 10_000_000
     history.rng = random.Random(seed + 1)
     before = len(history.recorded)
+    behind = {n for n, c in cells_of(history.view.staleness).items() if c.owed < NOTHING}
     moved = history.now
     for _ in range(burst):
         history.change()
@@ -202,7 +204,7 @@ def test_a_burst_costs_one_run_per_affected_partition(
         for event in (recorded.event for recorded in history.recorded[before:])
         if isinstance(event, e.RunStarted)
     )
-    assert all(count == 1 for count in runs.values()), runs
+    assert all(count == 1 for n, count in runs.items() if n not in behind), runs
 
 
 @settings(max_examples=30, deadline=None)
