@@ -85,6 +85,7 @@ class Asset(Named):
         self.spec = spec
         self.has_policy = has_policy
         self.where = place_of(function)
+        check_policy(spec.policy, f"asset '{spec.key}' ({self.where}): freshness")
         self.deps = tuple(deps)
         self.inputs = dict(inputs)
         self.parameters, self.takes_context = parameters_of(function, spec.key, self.where)
@@ -179,8 +180,6 @@ def asset(
                 f"asset '{name}' has retries={retries} ({where})", hint="use 0 or more"
             )
         check_partitions(name, partitions, where)
-        if freshness is not None:
-            check_policy(freshness, f"asset '{name}' ({where}): freshness")
         check_batch(name, batch, partitions, where)
         limit = (
             parse_duration_ms(timeout, f"asset '{name}': timeout") if timeout is not None else None

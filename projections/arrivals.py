@@ -7,7 +7,9 @@ of it; from then on its lag counts.
 from collections.abc import Iterator
 
 from freshet.engine.events import (
+    Demanded,
     GraphDeployed,
+    Invalidated,
     Materialized,
     Observed,
     PartitionsAdded,
@@ -21,6 +23,11 @@ from freshet.projections.cells import Cell, absent_rows, downstream, is_lacking
 from freshet.projections.marks import MISSING, NOTHING
 from freshet.projections.staleness import Staleness
 from freshet.projections.states import AssetState, Link
+
+RESHAPING = (
+    Demanded | Invalidated | GraphDeployed | PartitionsAdded | PartitionsRemoved | WindowsOpened
+)
+"""What may bring partitions into being, or end them, anywhere."""
 
 MAX_LOOKED_AT = 10_000
 """Rows looked at for one answer."""
@@ -59,7 +66,7 @@ class Arrivals:
         it may begin, or cease, to speak of them.
         """
         event = recorded.event
-        if isinstance(event, GraphDeployed | PartitionsRemoved | PartitionsAdded | WindowsOpened):
+        if isinstance(event, RESHAPING):
             if isinstance(event, PartitionsRemoved):
                 for key in event.keys:
                     self._times.get(event.asset, {}).pop(key, None)
