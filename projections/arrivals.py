@@ -1,10 +1,8 @@
 """Arrivals: what was never built is behind only from when everything it is made from has come.
 
-A partition may come into being before its sources have landed. Until they have, no promise speaks
-of it; from then on its lag counts.
+A partition may come into being before its sources have landed. While it waits for one, no promise
+speaks of it; from when it does not any more its lag counts.
 """
-
-from collections.abc import Iterator
 
 from freshet.engine.events import (
     Demanded,
@@ -18,11 +16,11 @@ from freshet.engine.events import (
     SourceChanged,
     WindowsOpened,
 )
-from freshet.engine.keys import AssetKey, PartitionKey
+from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.projections.cells import Cell, absent_rows, downstream, is_lacking
 from freshet.projections.marks import MISSING, NOTHING
 from freshet.projections.staleness import Staleness
-from freshet.projections.states import AssetState, Link
+from freshet.projections.states import AssetState
 
 RESHAPING = (
     Demanded | Invalidated | GraphDeployed | PartitionsAdded | PartitionsRemoved | WindowsOpened
@@ -34,101 +32,73 @@ MAX_LOOKED_AT = 10_000
 
 
 class Arrivals:
-    """When (µs) the partitions of sources and manual assets came, of those above a promise."""
+    """Which rows with a promise wait for a source, and since when (µs) the others do not."""
 
     def __init__(self, staleness: Staleness) -> None:
         self._staleness = staleness
-        self._times: dict[AssetKey, dict[PartitionKey, int]] = {}
         self._promised: set[AssetKey] = set()
-        self._built: dict[AssetKey, int] = {}
-        """How many partitions have a version, of what is built here above a promise."""
+        self._versions: dict[AssetKey, int] = {}
+        """How many partitions have a version, of what stands above a promise."""
+        self._waiting: set[AssetPartition] = set()
+        self._came: dict[AssetPartition, int] = {}
 
     def watch(self, promised: list[AssetState]) -> None:
-        """From now on note what comes above these assets."""
-        before, self._times = self._times, {}
+        """These assets have a promise from now on."""
         self._promised = {state.spec.key for state in promised}
-        seen = set(self._promised)
+        above: dict[AssetKey, int] = {}
         stack = list(promised)
         while stack:
             for link in stack.pop().up:
-                key = link.up.spec.key
-                if link.up.is_wall:
-                    self._times.setdefault(key, _still_there(link.up, before.get(key, {})))
-                elif key not in seen:
-                    seen.add(key)
-                    stack.append(link.up)
-        self._built = {
-            key: self._staleness.states[key].versions for key in seen if key not in self._times
-        }
+                if link.up.spec.key not in above:
+                    above[link.up.spec.key] = link.up.versions
+                    if not link.up.is_wall:
+                        stack.append(link.up)
+        self._versions = above
 
     def apply(self, recorded: Recorded) -> list[Cell]:
-        """Note what came or went; returns the rows below that were never built and have a promise:
-        it may begin, or cease, to speak of them.
+        """The rows with a promise that were never built and are to be looked at after this event:
+        they may begin, or cease, to wait.
         """
         event = recorded.event
         if isinstance(event, RESHAPING):
-            if isinstance(event, PartitionsRemoved):
-                for key in event.keys:
-                    self._times.get(event.asset, {}).pop(key, None)
+            for key in self._versions:
+                self._versions[key] = self._staleness.states[key].versions
             return self._all_missing()
         if not isinstance(event, SourceChanged | Observed | Materialized):
             return []
-        state = self._staleness.states.get(event.asset)
-        i = state.number(event.partition) if state is not None else None
-        if state is None or i is None:
+        before = self._versions.get(event.asset)
+        if before is None:
             return []
-        times = self._times.get(event.asset)
-        if times is None:
-            return self._first(state, i)
-        if i >= state.n or not state.there[i]:
-            times.pop(event.partition, None)
+        now = self._versions[event.asset] = self._staleness.states[event.asset].versions
+        if now < before:
             return self._all_missing()
-        if event.partition in times:
-            return []
-        times[event.partition] = recorded.recorded_at
-        return self._below(Cell(state, i))
+        cell = self._staleness.cell(event.asset, event.partition)
+        return self._below(cell) if cell is not None and now > before else []
 
-    def _first(self, state: AssetState, i: int) -> list[Cell]:
-        """Something was built; if for the first time, those below may have all they need now."""
-        before = self._built.get(state.spec.key)
-        if before is None or state.versions <= before:
-            if before is not None:
-                self._built[state.spec.key] = state.versions
-            return []
-        self._built[state.spec.key] = state.versions
-        return self._below(Cell(state, i))
-
-    def last_above(self, cell: Cell) -> int:
-        """When (µs) the last came of what a row that was never built cannot do without; of an edge
-        that is content with one, the first. 0 if unknown.
+    def look(self, cell: Cell, now: int) -> None:
+        """Note whether a row waits at `now` (µs). To be called for each row of `apply`, and for
+        those whose debts moved.
         """
-        known: dict[Cell, int] = {}
-        stack = [cell]
-        while stack:
-            here = stack[-1]
-            missing = [] if here in known else [u for u in _built_above(here) if u not in known]
-            if missing and len(known) + len(stack) < MAX_LOOKED_AT:
-                stack += missing
-                continue
-            stack.pop()
-            known[here] = max((self._came(link, here.i, known) for link in here.home.up), default=0)
-        return known[cell]
+        state, i = cell.home, cell.i
+        if i >= state.n or not state.exists[i] or state.there[i]:
+            if self._waiting or self._came:
+                self._waiting.discard(cell.key)
+                self._came.pop(cell.key, None)
+        elif awaits_source(state, i):
+            self._waiting.add(cell.key)
+            self._came.pop(cell.key, None)
+        elif cell.key in self._waiting:
+            self._waiting.discard(cell.key)
+            self._came[cell.key] = now
 
-    def _came(self, link: Link, i: int, known: dict[Cell, int]) -> int:
-        """When what a row reads over one edge came."""
-        up = link.up
-        if link.rule != "wait":
+    def since(self, cell: Cell) -> int | None:
+        """Since when (µs) a row has not waited; 0 if it never did, None if it does."""
+        if not self._waiting and not self._came:
             return 0
-        if up.is_wall:
-            times = self._times.get(up.spec.key, {})
-            found = [times.get(up.space.key(j), 0) for j in _rows(link, i) if up.there[j]]
-        else:
-            found = [known.get(Cell(up, j), 0) for j in _rows(link, i)]
-        one = link.last or (link.whole and not up.bounded)
-        return (min if one else max)(found, default=0)
+        return None if cell.key in self._waiting else self._came.get(cell.key, 0)
 
     def _all_missing(self) -> list[Cell]:
-        """Every row that has a promise and was never built: what went may be far above it."""
+        """Every row that has a promise and was never built: what came or went may be far above."""
         found = []
         for key in self._promised:
             state = self._staleness.states.get(key)
@@ -152,30 +122,6 @@ class Arrivals:
                 if state.spec.key in self._promised:
                     found.append(below)
         return found
-
-
-def _still_there(state: AssetState, times: dict[PartitionKey, int]) -> dict[PartitionKey, int]:
-    """Without what other definitions have made go."""
-    rows = {key: state.number(key) for key in times}
-    return {
-        key: times[key]
-        for key, i in rows.items()
-        if i is not None and i < state.n and state.there[i]
-    }
-
-
-def _rows(link: Link, i: int) -> list[int]:
-    """The rows that exist of those read over an edge."""
-    up = link.up
-    rows = range(up.n) if link.whole or link.last else link.lane.reads(i, up.n)
-    return [j for j in rows if j < up.n and up.exists[j]]
-
-
-def _built_above(cell: Cell) -> Iterator[Cell]:
-    """The rows upstream that are built here."""
-    for link in cell.home.up:
-        if not link.up.is_wall and link.rule == "wait":
-            yield from (Cell(link.up, j) for j in _rows(link, cell.i))
 
 
 def awaits_source(state: AssetState, i: int) -> bool:

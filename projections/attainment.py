@@ -30,7 +30,7 @@ from freshet.engine.keys import AssetKey, PartitionKey
 from freshet.engine.policies import MaxLag, describe
 from freshet.engine.specs import AssetSpec
 from freshet.engine.ticks import Hours, advance
-from freshet.projections.arrivals import Arrivals, awaits_source
+from freshet.projections.arrivals import Arrivals
 from freshet.projections.cells import Cell, concerns
 from freshet.projections.marks import NOTHING
 from freshet.projections.spread import Since, Spread, Worst, period_of
@@ -277,17 +277,17 @@ class Meter:
         """Settle the row if it owes something else than before, and note what it owes now."""
         state, before = self.state, self._debts.get(i)
         owed = state.owed[i] if i < state.n and state.exists[i] else NOTHING
-        spoken_of = owed < NOTHING and (self._whole or concerns(state, i))
-        if not spoken_of or (not state.there[i] and awaits_source(state, i)):
+        cell = Cell(state, i)
+        self._arrivals.look(cell, now)
+        came = self._arrivals.since(cell)
+        if came is None or owed == NOTHING or not (self._whole or concerns(state, i)):
             if before is not None:
                 self._settle(self.sums, i, self._debts.pop(i), now)
             return
         held = before.held if before is not None else now
         owed_at = state.marks.at[owed]
         since = owed_at if self.promise.condition is None else max(owed_at, held)
-        if not state.there[i]:
-            since = max(since, self._arrivals.last_above(Cell(state, i)))
-        breach_at = _breach_at(self.promise.hours, since, self.promise.lag_ms * 1000)
+        breach_at = _breach_at(self.promise.hours, max(since, came), self.promise.lag_ms * 1000)
         if before is not None and (before.mark, before.breach_at) == (owed, breach_at):
             return
         counted = self._settle(self.sums, i, before, now) if before is not None else -1

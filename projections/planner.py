@@ -13,7 +13,7 @@ import msgspec
 from freshet.engine.keys import AssetPartition
 from freshet.engine.policies import Cron, Eager, MaxLag, OnMissing
 from freshet.engine.ticks import advance, next_open, next_tick
-from freshet.projections.arrivals import Arrivals, awaits_source
+from freshet.projections.arrivals import Arrivals
 from freshet.projections.cells import SHUT, Cell, concerns, gate, has_work, wanted
 from freshet.projections.marks import DEFERRED, MOVING, NOTHING
 from freshet.projections.paths import Paths
@@ -107,7 +107,7 @@ class Planner:
         debt = debt_ahead(cell.home, cell.i)
         if not isinstance(policy, MaxLag) or debt == NOTHING or cell.running:
             return None
-        if not cell.there and awaits_source(cell.home, cell.i):
+        if self._held(cell) is None:
             return None
         longest = self.paths.length.get(cell.home.spec.key, 0)
         spare = self.room_us(cell) - longest - reserve_us(longest, self.room_us(cell))
@@ -291,11 +291,7 @@ class Planner:
         """
         if cell.home.relook:
             return self.held_since.get(cell)
-        if cell.there or not isinstance(cell.home.spec.policy, MaxLag):
-            return 0
-        if awaits_source(cell.home, cell.i):
-            return None
-        return self.arrivals.last_above(cell)
+        return self.arrivals.since(cell)
 
     def _limited_until(self, cell: Cell) -> int:
         """When (µs) the limit of its policy lets a row run again."""

@@ -187,6 +187,7 @@ class Promises:
         if not state.followed:
             return
         name = cell.key
+        self.planner.arrivals.look(cell, now)
         owes = i < state.n and bool(state.exists[i]) and state.owed[i] < NOTHING
         if state.relook:
             if owes and concerns(state, i) and has_work(state, i) and not lacks(state, i):

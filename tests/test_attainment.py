@@ -32,7 +32,7 @@ from freshet.projections.spread import Since, Spread, Worst
 from freshet.projections.staleness import Staleness
 from tests.histories import History
 from tests.model import INF, Model
-from tests.shapes import open_ended, universe
+from tests.shapes import universe
 from tests.virtual import START_US, World
 
 S = 1_000_000
@@ -312,11 +312,11 @@ def second_opinion(
     found: dict[tuple[str, str], list[int]] = {}
     late_before: set[tuple[str, str, str]] = set()
     held: dict[tuple[str, str, str], int] = {}
-    arrived: dict[str, dict[str, int]] = {}
+    waited: set[tuple[str, str]] = set()
+    came: dict[tuple[str, str], int] = {}
     for n, one in enumerate(recorded):
         model.apply(one)
         staleness.apply(one)
-        note_arrivals(model, one, arrived, invented)
         times = staleness.marks.at  # a debt that returns with its partition counts from then
         end = recorded[n + 1].recorded_at if n + 1 < len(recorded) else until
         begin = max(one.recorded_at, start)
@@ -328,6 +328,15 @@ def second_opinion(
             promise = invented or spec.policy
             if spec.is_source or not isinstance(promise, MaxLag):
                 continue
+            if (asset, key) in model.version:
+                came.pop((asset, key), None)
+                waited.discard((asset, key))
+            elif awaits(model, (asset, key)):
+                came.pop((asset, key), None)
+                waited.add((asset, key))
+            elif (asset, key) in waited:
+                waited.remove((asset, key))
+                came[asset, key] = one.recorded_at
             if promise.newest is not None and not among_newest(model, asset, key, promise.newest):
                 continue
             name = (asset, describe(promise))
@@ -336,16 +345,14 @@ def second_opinion(
             owed, condition = model.eff((asset, key)), promise.condition
             if owed == INF or (condition is not None and not model.holds((asset, key), condition)):
                 continue
-            missing = (asset, key) not in model.version
-            if missing and awaits(model, (asset, key)):
+            if (asset, key) in waited:
                 continue
             holding[*name, key] = held.get((*name, key), one.recorded_at)
             if end <= begin:
                 continue
             sums[3] = max(sums[3], end - times[owed])
             since = times[owed] if condition is None else max(times[owed], holding[*name, key])
-            if missing:
-                since = max(since, last_arrival(model, (asset, key), arrived))
+            since = max(since, came.get((asset, key), 0))
             breach = max(begin, advance(promise.hours, since, promise.lag_ms * 1000))
             if breach < end:
                 sums[1] += end - breach
@@ -353,40 +360,6 @@ def second_opinion(
                 late.add((*name, key))
         late_before, held = late, holding
     return {name: sums for name, sums in found.items() if sums[0]}
-
-
-def note_arrivals(
-    model: Model, one: e.Recorded, arrived: dict[str, dict[str, int]], invented: MaxLag | None
-) -> None:
-    """When what stands above a promise came; of what came while no promise was below, nothing."""
-    event = one.event
-    if isinstance(event, e.GraphDeployed):
-        stack = [
-            spec.key
-            for spec in model.specs.values()
-            if not spec.is_source and (invented or isinstance(spec.policy, MaxLag))
-        ]
-        watched: set[str] = set()
-        seen = set(stack)
-        while stack:
-            for dep in model.specs[stack.pop()].deps:
-                if model.is_wall(dep.asset):
-                    watched.add(dep.asset)
-                elif dep.asset not in seen:
-                    seen.add(dep.asset)
-                    stack.append(dep.asset)
-        kept = {
-            asset: {k: t for k, t in arrived.get(asset, {}).items() if (asset, k) in model.version}
-            for asset in watched
-        }
-        arrived.clear()
-        arrived.update(kept)
-    elif isinstance(event, e.SourceChanged | e.Observed | e.Materialized):
-        times, key = arrived.get(event.asset), event.partition
-        if times is not None and (event.asset, key) in model.version:
-            times.setdefault(key, one.recorded_at)
-        elif times is not None:
-            times.pop(key, None)
 
 
 def awaits(model: Model, n: tuple[str, str]) -> bool:
@@ -397,22 +370,6 @@ def awaits(model: Model, n: tuple[str, str]) -> bool:
             if model.is_wall(dep.asset) or not absent or any(awaits(model, c) for c in absent):
                 return True
     return False
-
-
-def last_arrival(model: Model, n: tuple[str, str], arrived: dict[str, dict[str, int]]) -> int:
-    """When the last came of what it cannot do without; where one of many does, the first."""
-    found = [0]
-    for dep, _, cells in model.ups(n):
-        if dep.missing not in ("", "wait"):
-            continue
-        if model.is_wall(dep.asset):
-            there = [c for c in cells if c in model.version]
-            times = [arrived.get(dep.asset, {}).get(key, 0) for _, key in there]
-        else:
-            times = [last_arrival(model, c, arrived) for c in cells]
-        one = open_ended(dep.mapping, model.specs[dep.asset].partitions)
-        found.append((min if one else max)(times, default=0))
-    return max(found)
 
 
 def among_newest(model: Model, asset: str, key: str, count: int) -> bool:
