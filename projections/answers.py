@@ -138,8 +138,15 @@ def status_report(
 
 
 def select_assets(view: View, selection: str) -> list[AssetKey]:
-    """The assets a selection names, upstream first. Raises RequestError."""
-    return select(view.staleness.graph, selection, lambda key: words_of(view, key))
+    """The assets a selection names, upstream first. Raises RequestError, also when there is none,
+    unless it asks for a status, which none may have.
+    """
+    found = select(view.staleness.graph, selection, lambda key: words_of(view, key))
+    if not found and "status:" not in selection:
+        raise RequestError(
+            f"'{selection}' selects nothing", hint="`freshet graph` lists assets with their groups"
+        )
+    return found
 
 
 def words_of(view: View, key: AssetKey) -> set[str]:

@@ -349,4 +349,4 @@ def blocker_text(blocker: Blocker) -> str:
         case "deferred":
             return f"{name} is not due yet"
         case "deadline":
-            return f"{name} waits for missing inputs until its deadline"
+            return f"{name} waits until its deadline for what is missing or has failed"

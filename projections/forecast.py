@@ -118,7 +118,7 @@ def _followed(cell: Cell) -> list[Cell]:
 def _own_moment(
     view: View, cell: Cell, above: list[Cell], now_us: int, known: dict[Cell, _Moment]
 ) -> _Moment:
-    state, i = cell.home, cell.i
+    state = cell.home
     spec = state.spec
     run = view.runs.live.get(cell.run)
     if run is not None:
@@ -128,11 +128,22 @@ def _own_moment(
     if cell.owed == NOTHING:
         return _Moment("fresh", None, _when_fresh(cell, now_us))
     pause = view.pauses.holding(spec)
-    if pause is not None:
-        until = getattr(pause.event, "until", None)
-        if until is not None:
-            return _Moment("timed", max(now_us, until), "the end of its pause")
+    if pause is None:
+        return _unpaused(view, cell, above, now_us, known)
+    until = getattr(pause.event, "until", None)
+    if until is None:
         return _Moment("waiting", None, f"it is paused since position {pause.position}")
+    found = _unpaused(view, cell, above, now_us, known)
+    if found.starts_us is None or found.starts_us >= until:
+        return found
+    return _Moment("timed", max(now_us, until), "the end of its pause")
+
+
+def _unpaused(
+    view: View, cell: Cell, above: list[Cell], now_us: int, known: dict[Cell, _Moment]
+) -> _Moment:
+    """As if nothing held it but its policy and what it is made from."""
+    state, i = cell.home, cell.i
     if state.ready[i]:
         return _Moment("starting", now_us)
     at = view.staleness.timed.at.get(cell)
@@ -173,7 +184,7 @@ def _planned(view: View, cell: Cell, now_us: int) -> _Moment:
             starts += planner.longest_us(cell) - planner.paths.time_us(key)
         return _Moment("planned", max(now_us, starts), f"by its policy, {describe(policy)}")
     slack = planner.paths.slack.get(key)
-    if slack is not None:
+    if slack is not None and not isinstance(policy, MaxLag):
         since = view.staleness.marks.at.get(cell.owed, now_us)
         lag_us = planner.paths.strictest[key]
         starts = since + slack - reserve_us(lag_us - slack, lag_us)

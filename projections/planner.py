@@ -30,6 +30,11 @@ QUICK = 4
 run a little sooner costs less than one more.
 """
 
+LAST_CALL = 4
+"""What was asked for together with others goes on without them when one part in so many of the
+reserve is left.
+"""
+
 MIN_MARGIN_US = 20_000
 """The least reserve: a few commits and decisions lie between a moment and the start of a run."""
 
@@ -84,7 +89,7 @@ class Planner:
             return None
         if isinstance(policy, MaxLag):
             at = min((start.at for start in self._latest_starts(cell).values()), default=None)
-        elif wanted(state, i) or not self._asks_for_something(cell):
+        elif wanted(state, i) or not self.asks_for_something(cell):
             return None
         elif isinstance(policy, Cron):
             at = next_tick(policy.expression, policy.tz, since + 1)  # what changed before it
@@ -119,10 +124,10 @@ class Planner:
         owed_us = self._staleness.marks.at.get(cell.owed)
         if not isinstance(policy, MaxLag) or owed_us is None or not concerns(cell.home, cell.i):
             return None
-        held = self._held(cell)
-        if held is None:
+        spoken = self._spoken_since(cell)
+        if spoken is None:
             return None
-        since = max(owed_us, held)
+        since = max(owed_us, spoken)
         return advance(policy.hours, since, policy.lag_ms * 1000)
 
     def planned(self, cell: Cell, now: int) -> Asked | None:
@@ -177,7 +182,10 @@ class Planner:
         left: set[Cell] = set()  # what is left to others, and what would wait for it
         for u in sorted(ways.routes, key=lambda u: (u.home.index, u.i)):  # upstream first
             route, owed = ways.routes[u], debt_ahead(u.home, u.i)
-            takes = route + reserve_us(route, lag_us)
+            reserve = reserve_us(route, lag_us)
+            if not u.running and wanted(u.home, u.i):
+                reserve //= LAST_CALL  # asked for already: what it waits for has most of the rest
+            takes = route + reserve
             needed = owed <= debt < NOTHING
             strictest = lag_us - route <= self.paths.slack.get(u.home.spec.key, 0)
             waits = any(w in left and debt_ahead(w.home, w.i) <= owed for w in reads.get(u, ()))
@@ -247,7 +255,7 @@ class Planner:
         """When (µs) it is foreseeable that the promise will be missed, as far as is known now."""
         policy = cell.home.spec.policy
         assert isinstance(policy, MaxLag)
-        since = max(self._staleness.marks.at[cell.owed], self._held(cell) or 0)
+        since = max(self._staleness.marks.at[cell.owed], self._spoken_since(cell) or 0)
         time_us = self.paths.time_us(cell.home.spec.key)
         reserve = reserve_us(time_us, policy.lag_ms * 1000)
         run = self._runs.live.get(cell.run)
@@ -261,14 +269,14 @@ class Planner:
             late = min(late, advance(policy.hours, since, policy.warn_ms * 1000))
         return late
 
-    def _asks_for_something(self, cell: Cell) -> bool:
+    def asks_for_something(self, cell: Cell) -> bool:
         """Is there anything that this row, or a row upstream that it pulls, would do?"""
         state, i = cell.home, cell.i
         if isinstance(state.spec.policy, OnMissing) and state.there[i]:
             return False
         if cell.running or has_work(state, i):
             return True
-        if not isinstance(state.spec.policy, Cron):
+        if not isinstance(state.spec.policy, Cron | MaxLag):
             return False
         # It asks for all of them together, so what waits for the others would go on waiting.
         return any(
@@ -284,6 +292,14 @@ class Planner:
             return None
         held = self._held(cell)
         return None if held is None else max(self._staleness.marks.at[debt], held)
+
+    def _spoken_since(self, cell: Cell) -> int | None:
+        """Since when (µs) the promise has spoken of a row that owes, if not since it owes; None if
+        it does not. What it cannot absorb counts: only a condition or a missing source excuses.
+        """
+        if cell.home.conditional:
+            return self.held_since.get(cell)
+        return self.arrivals.since(cell)
 
     def _held(self, cell: Cell) -> int | None:
         """Since when (µs) the policy of a row that owes could speak of it, if it is not since it

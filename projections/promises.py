@@ -26,7 +26,7 @@ from freshet.engine.keys import AssetPartition
 from freshet.engine.policies import MaxLag, describe
 from freshet.projections.alarms import Alarms
 from freshet.projections.causes import blocker, blocker_text
-from freshet.projections.cells import Cell, cells_of, concerns, has_work, lacks
+from freshet.projections.cells import Cell, cells_of, concerns, lacks
 from freshet.projections.marks import NOTHING
 from freshet.projections.pauses import Pauses
 from freshet.projections.planner import Planner
@@ -190,7 +190,8 @@ class Promises:
         self.planner.arrivals.look(cell, now)
         owes = i < state.n and bool(state.exists[i]) and state.owed[i] < NOTHING
         if state.relook:
-            if owes and concerns(state, i) and has_work(state, i) and not lacks(state, i):
+            works = owes and concerns(state, i) and not lacks(state, i)
+            if works and self.planner.asks_for_something(cell):
                 self.planner.held_since.setdefault(cell, now)
             else:
                 self.planner.held_since.pop(cell, None)

@@ -54,7 +54,8 @@ class AssetState(Columns):
         self.at_once = is_at_once(policy)
         """Does its policy ask without looking at a clock?"""
         self.conditional = policy.condition is not None
-        self.relook = self.conditional or not (self.at_once or isinstance(policy, MaxLag | Cron))
+        clockless = self.at_once or isinstance(policy, MaxLag | Cron)
+        self.relook = self.conditional or policy.on_failure == "proceed" or not clockless
         """May its policy begin or cease to ask although the debt stays the same?"""
         narrowed = policy.newest is not None or self.conditional
         self.is_eager = (
