@@ -304,6 +304,9 @@ def standstill(state: AssetState, i: int, open_: int) -> int:
         if up.tells:
             rows = absent_rows(link, i) if absent else owing_rows(link, i, floor)
             standings.update(up.stalled[j] if up.exists[j] else STUCK for j in rows)
+            if absent and not (link.whole or link.last):
+                beyond = any(j >= up.n for j in link.lane.reads(i, up.n))
+                standings.update((STUCK,) if beyond else ())
         elif absent or link_owed(link, i) <= floor:
             standings.add(MOVING)
     if open_ == SHUT and STUCK in standings:

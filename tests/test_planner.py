@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import freshet as fr
 from freshet.engine import events as e
+from freshet.engine.mappings import All
 from freshet.engine.policies import Policy
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.projections.runs import RECENT
@@ -369,3 +370,46 @@ def test_no_change_no_run() -> None:  # X4
     world.run(3660)
     assert len(world.recorded) == recorded
     assert world.decisions - decisions <= 3
+
+
+def test_what_is_built_together_is_waited_for_though_it_takes_a_little_longer() -> None:
+    """A new consumer that never ran pulls its upstream, whose run is slower than the last one: it
+    reads the new value, in one run.
+    """
+    taken = iter([0.003, 0.02])
+    specs = [source("s"), asset("mid", "s")]
+    world = World(specs, {"mid": lambda _: next(taken), "late": 0.003})
+    world.change(0, "s")
+    world.run(100)
+    world.deploy([*specs, asset("late", "mid", policy=fr.max_lag("25s"))])
+    world.change(107, "s")
+    world.run(200)
+    assert [len(world.starts(key)) for key in ("mid", "late")] == [2, 1]
+    assert world.starts("late")[0] > world.starts("mid")[1]
+
+
+def test_one_stuck_partition_does_not_stop_the_others_of_who_proceeds() -> None:
+    """mid@a fails for good; a change of the other partition still reaches the promise, and its
+    clock is that of the change.
+    """
+    keys = fr.static(["a", "b"])
+    top = AssetSpec(
+        "top",
+        deps=(Dependency("mid", All()),),
+        policy=fr.max_lag("1h").if_upstream_fails("proceed"),
+    )
+    specs = [AssetSpec("s", "source", partitions=keys), top]
+    specs.append(AssetSpec("mid", deps=(Dependency("s"),), partitions=keys, policy=fr.on_missing()))
+    world = World(specs)
+    for key in ("a", "b"):
+        world.change(0, "s", key)
+    world.run(7200)
+    world.fails.add("mid")
+    world.change(8000, "s", "a")
+    world.run(20_000)
+    world.fails.clear()
+    before = len(world.starts("top"))
+    world.change(30_000, "s", "b")
+    world.run(60_000)
+    (again,) = world.starts("top")[before:]
+    assert again > 30_000 + 3000
