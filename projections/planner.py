@@ -14,7 +14,7 @@ from freshet.engine.keys import AssetPartition
 from freshet.engine.policies import Cron, Eager, MaxLag, OnMissing
 from freshet.engine.ticks import advance, next_open, next_tick
 from freshet.projections.arrivals import Arrivals
-from freshet.projections.cells import SHUT, Cell, concerns, gate, has_work, wanted
+from freshet.projections.cells import SHUT, Cell, concerns, gate, has_work, must_run, wanted
 from freshet.projections.marks import DEFERRED, MOVING, NOTHING
 from freshet.projections.paths import Paths
 from freshet.projections.pulls import Ways, debt_ahead, needed_above, ways_above
@@ -92,6 +92,7 @@ class Planner:
         elif wanted(state, i) or not self.asks_for_something(cell):
             return None
         elif isinstance(policy, Cron):
+            since = self._oldest_work(cell, since)
             at = next_tick(policy.expression, policy.tz, since + 1)  # what changed before it
         elif isinstance(policy, Eager) and policy.debounce_ms:
             quiet = max(since, self.quiet.last_change(cell)) + policy.debounce_ms * 1000
@@ -197,6 +198,8 @@ class Planner:
             optional = optional and (strictest or collides)
             can_ask = owed < NOTHING and _can_ask(u)
             since = at[debt] if needed or optional else at.get(owed, 0)
+            if u.home.spec.policy.on_failure == "proceed":  # beside what it goes on without
+                since = max(since, self.held_since.get(u, 0))
             moment = advance(cell.home.spec.policy.hours, max(since, held), max(0, lag_us - takes))
             optional = optional and moment <= bounds.get(u, moment)
             joins = needed or (optional and (collides or QUICK * takes <= lag_us))
@@ -282,6 +285,17 @@ class Planner:
         return any(
             _can_ask(u) and (u.running or not wanted(u.home, u.i)) for u in needed_above(state, i)
         )
+
+    def _oldest_work(self, cell: Cell, since: int) -> int:
+        """When (µs) the oldest of what could be built for a row came; `since` if nothing could.
+        What has failed for good upstream does not make everything else overdue.
+        """
+        state, i, at = cell.home, cell.i, self._staleness.marks.at
+        rows = [u for u in needed_above(state, i) if _can_ask(u)]
+        if gate(state, i) != SHUT and must_run(state, i):
+            rows.append(cell)
+        debts = ((at.get(debt_ahead(u.home, u.i), 0), self.held_since.get(u, 0)) for u in rows)
+        return min(map(max, debts), default=since)
 
     def _since(self, cell: Cell) -> int | None:
         """Since when (µs) the row owes what nothing under way will absorb, in the eyes of its
