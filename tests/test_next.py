@@ -113,6 +113,9 @@ def test_next_says_when_or_what_is_waited_for(place: Place) -> None:  # D10
     assert yearly["stage"] == "planned"
     assert yearly["starts_us"] > SPRING_US
     assert yearly["condition"] == "by its policy, cron 0 0 1 1 *"
+    other = place.freshet("next", "leaf@monday")
+    assert other.returncode == 2
+    assert "monday" in other.stderr
     gone = place.freshet("next", "lef")
     assert gone.returncode == 2
     assert "leaf" in gone.stderr
