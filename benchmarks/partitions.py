@@ -24,11 +24,11 @@ from freshet.engine.events import (
     RunStarted,
     RunSucceeded,
     SourceChanged,
-    Target,
     WindowsOpened,
 )
 from freshet.engine.mappings import All, Identity, Trailing
 from freshet.engine.partitions import Partitions, daily, dynamic, hourly, product, static
+from freshet.engine.parts import Target
 from freshet.engine.reactor import decide
 from freshet.engine.spaces import keys_of
 from freshet.engine.specs import AssetSpec, Dependency

@@ -1,12 +1,13 @@
 """What people ask by name, answered from a view: the partitions they mean, and how those stand."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import msgspec
+from msgspec.structs import replace
 
 from freshet.engine.errors import RequestError, did_you_mean
 from freshet.engine.events import Recorded
-from freshet.engine.keys import AssetPartition, parse_asset_partition
+from freshet.engine.keys import AssetKey, AssetPartition, parse_asset_partition
 from freshet.engine.partitions import describe
 from freshet.engine.spaces import contains, examples, is_too_far, space_of
 from freshet.projections.answers import (
@@ -18,6 +19,7 @@ from freshet.projections.answers import (
 )
 from freshet.projections.cells import cells_of
 from freshet.projections.pauses import EVERYTHING, sensor_scope
+from freshet.projections.sensors import Pulse, sensor_rows
 from freshet.projections.view import View
 
 MAX_GUESSES = 10_000
@@ -36,13 +38,26 @@ class StatusQuestion(msgspec.Struct, frozen=True, omit_defaults=True):
     limit: int = 100
 
 
-async def status_of(view: View, at: At, question: StatusQuestion, now_us: int) -> StatusReport:
-    """The answer, with the versions that are shown read from the stream. Raises RequestError."""
+async def status_of(
+    view: View,
+    at: At,
+    question: StatusQuestion,
+    now_us: int,
+    pulses: Mapping[str, Pulse] | None = None,
+) -> StatusReport:
+    """The answer, with the versions that are shown read from the stream; `pulses` are those of the
+    sensors that are read right now. Raises RequestError.
+    """
     target = question.target
     if target is not None and "@" in target and " " not in target:
         report = one_partition(view, existing(view, target), now_us)
     else:
         report = status_report(view, target, now_us, after=question.after, limit=question.limit)
+    about: set[AssetKey] | None = None
+    if target is not None:
+        shown = {row.asset for row in report.assets} | {row.asset for row in report.partitions}
+        about = shown.union(*map(view.staleness.graph.ancestors, shown))
+    report = replace(report, sensors=sensor_rows(view.sensors, view.pauses, pulses, about))
     return with_versions(report, await events_at(at, positions_in(report)))
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -28,14 +29,19 @@ from freshet.engine.loop import Loop
 from freshet.engine.project import Project
 from freshet.engine.socket import serve
 from freshet.engine.sqlite import SqliteStream
+from freshet.engine.stores.payloads import Payloads
 from freshet.engine.stream import MAX_BATCH, EventStream
 from freshet.engine.supervisor import supervise
 from freshet.engine.valves import Valves
 from freshet.projections.answers import StatusReport
+from freshet.projections.sensors import Pulse
 from freshet.projections.view import View
 
 STREAM_FILE = "stream.db"
 """The stream, inside the state folder."""
+
+PAYLOADS = "payloads"
+"""The folder of large payloads of changes, inside the state folder."""
 
 GRACE_S = 30.0
 """How long a stopping daemon waits for live runs before it leaves them to be abandoned."""
@@ -56,6 +62,8 @@ class Daemon:
         self.stream = stream
         self.loop = loop
         self.clock = clock
+        self.pulses: dict[str, Pulse] = {}
+        """How the sensors are that are being read."""
         self._tasks = tasks
         self._stopping = anyio.Event()
         self._now = anyio.Event()
@@ -71,7 +79,7 @@ class Daemon:
         head = self.stream.head
         while self.view.position < head:
             await anyio.sleep(0.001)
-        return await status_of(self.view, self.stream.at, question, self.clock())
+        return await status_of(self.view, self.stream.at, question, self.clock(), self.pulses)
 
     def stop(self, reason: str = "asked to stop") -> None:
         """Begin to stop, or, the second time, stop without waiting for live runs."""
@@ -143,10 +151,19 @@ async def daemon(
             await listening.wait()
             tasks.start_soon(loop.run, name="loop")
             for sensor in project.sensors if sensors else ():
-                valve = valves.of[sensor.name]
-                tasks.start_soon(
-                    supervise, sensor, stream, rng, valve, name=f"sensor {sensor.name}"
+                pulse = running.pulses[sensor.name] = Pulse()
+                watched = partial(
+                    supervise,
+                    sensor,
+                    stream,
+                    rng,
+                    valves.of[sensor.name],
+                    health=view.sensors.health.get(sensor.name),
+                    pulse=pulse,
+                    payloads=Payloads(state / PAYLOADS),
+                    clock=clock,
                 )
+                tasks.start_soon(watched, name=f"sensor {sensor.name}")
             try:
                 yield running
             finally:

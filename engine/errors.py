@@ -10,7 +10,7 @@
     │   ├── FencedError      a newer writer took over: this one must stop
     │   └── InUseError       another process is the writer of this stream
     ├── StoreError           a value cannot be staged, published or loaded
-    └── SensorError          a sensor cannot go on by itself
+    └── SensorError          a sensor cannot go on until a person has chosen
 
 A failing run is an event, never an exception that reaches the daemon.
 """
@@ -72,7 +72,11 @@ class StoreError(FreshetError):
 
 
 class SensorError(FreshetError):
-    """A sensor met something it cannot pass over silently."""
+    """A sensor cannot go on until a person has chosen; `hint` says between what.
+
+    Raised by sensors. It is not tried again before somebody else moves its cursor, or the daemon
+    starts anew.
+    """
 
 
 def did_you_mean(seen: str, known: Iterable[str]) -> str | None:

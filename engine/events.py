@@ -6,15 +6,13 @@ is added later, a new type when a meaning changes, a line in `tests/golden/event
 Positions inside events refer to earlier events. Times are microseconds since the epoch, UTC.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from freshet.engine.keys import WHOLE, AssetKey, AssetPartition, PartitionKey
+from freshet.engine.parts import Absorbed, Cause, Input, Payload, Target
 from freshet.engine.specs import AssetSpec, Plain
-
-EVERY: PartitionKey = "*"
-"""Stands in `Input.partition` for all partitions the upstream had when the run started."""
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
@@ -41,6 +39,7 @@ class SourceChanged(Event, frozen=True, tag="SourceChanged"):
     partition: PartitionKey = WHOLE
     data_version: str = ""
     metadata: dict[str, Plain] = {}
+    payload: Payload | None = None
 
 
 class Observed(Event, frozen=True, tag="Observed"):
@@ -54,25 +53,6 @@ class Observed(Event, frozen=True, tag="Observed"):
     metadata: dict[str, Plain] = {}
 
 
-class Input(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """One consumed input: the version of one upstream partition, recorded at `position`.
-
-    For an edge over all partitions, `partition` is `EVERY`, `data_version` the additive fingerprint
-    of all `count` versions in hexadecimal, and `position` that of the newest among them; the single
-    versions are those current in the stream just before the run started. Over several partitions it
-    is `first..last`, likewise. `gaps` names the missing ones a run went on without, at most
-    `MAX_CAUSES`; `missing` counts all of them.
-    """
-
-    asset: AssetKey
-    partition: PartitionKey
-    data_version: str
-    position: int
-    count: int = 1
-    missing: int = 0
-    gaps: tuple[PartitionKey, ...] = ()
-
-
 class Materialized(Event, frozen=True, tag="Materialized"):
     """Run `run` produced this data version of an asset partition from exactly these inputs."""
 
@@ -83,6 +63,7 @@ class Materialized(Event, frozen=True, tag="Materialized"):
     code_version: str = ""
     inputs: tuple[Input, ...] = ()
     metadata: dict[str, Plain] = {}
+    absorbed: Absorbed | None = None
 
 
 class CheckEvaluated(Event, frozen=True, tag="CheckEvaluated"):
@@ -98,27 +79,6 @@ class CheckEvaluated(Event, frozen=True, tag="CheckEvaluated"):
 
 
 # --- runs -------------------------------------------------------------------------------------
-
-
-class Target(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One asset partition a run sets out to produce, and the debt it sets out to pay.
-
-    `fingerprint` is that of the inputs as the deciding view saw them, in hexadecimal.
-    """
-
-    asset: AssetKey
-    partition: PartitionKey = WHOLE
-    owed: int = 0
-    fingerprint: str = ""
-    code_version: str = ""
-
-
-class Cause(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """What changed since the target was last built, an input or a wish, and at which position."""
-
-    asset: AssetKey
-    partition: PartitionKey
-    position: int
 
 
 class RunStarted(Event, frozen=True, tag="RunStarted"):
@@ -273,16 +233,40 @@ class CursorMoved(Event, frozen=True, tag="CursorMoved"):
 
 
 class SensorFailed(Event, frozen=True, tag="SensorFailed"):
-    """A sensor stopped working; recorded once per episode, retried with backoff."""
+    """A sensor stopped working; recorded once per episode, retried with backoff. One that is
+    `halted` is not: a person has to choose, as `hint` says.
+    """
 
     sensor: str
     error: str = ""
+    hint: str = ""
+    halted: bool = False
 
 
 class SensorRecovered(Event, frozen=True, tag="SensorRecovered"):
     """A failed sensor works again."""
 
     sensor: str
+
+
+class MessageRejected(Event, frozen=True, tag="MessageRejected"):
+    """A sensor read something that cannot count as a change: `item` says where it lies outside, in
+    the sensor's words (`orders/0/17`, a path); `excerpt` is how it begins.
+    """
+
+    sensor: str
+    item: str
+    reason: str = ""
+    excerpt: str = ""
+    metadata: dict[str, Plain] = {}
+
+
+class MessageSettled(Event, frozen=True, tag="MessageSettled"):
+    """What a sensor had rejected counts after all (`accepted`), or is gone."""
+
+    sensor: str
+    item: str
+    accepted: bool = True
 
 
 # --- promises and the engine's own life -------------------------------------------------------
@@ -347,14 +331,11 @@ AnyEvent = (
     | RunStarted | RunSucceeded | RunFailed | RunCancelled | RunAbandoned
     | Demanded | FellDue | DemandCancelled | Invalidated | PartitionsAdded | PartitionsRemoved
     | WindowsOpened
-    | Paused | Resumed | CursorMoved | SensorFailed | SensorRecovered
+    | Paused | Resumed
+    | CursorMoved | SensorFailed | SensorRecovered | MessageRejected | MessageSettled
     | FreshnessAtRisk | FreshnessBreached | FreshnessRestored | EngineStarted | EngineStopped
 )
 # fmt: on
-
-MAX_CAUSES = 8
-"""Changed inputs named in one RunStarted: enough to read, small enough for 1 kB of stream per run.
-"""
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -369,30 +350,3 @@ class Recorded(msgspec.Struct, frozen=True):
     actor: str | None = None
     key: str | None = None
     epoch: int = 0
-
-
-TYPES: dict[str, type[Any]] = {cls.__name__: cls for cls in AnyEvent.__args__}
-
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(AnyEvent)
-
-
-def encode(event: AnyEvent | Unknown) -> bytes:
-    """The stored bytes of an event: JSON with its type first, defaults left out."""
-    return event.data if isinstance(event, Unknown) else _encoder.encode(event)
-
-
-def decode(type_: str, data: bytes) -> AnyEvent | Unknown:
-    """The event stored as `data`; unknown fields are ignored, unknown types passed through.
-
-    Raises msgspec.DecodeError when the bytes are not an event of that type.
-    """
-    if type_ not in TYPES:
-        return Unknown(type_, bytes(data))
-    event: AnyEvent = _decoder.decode(data)
-    return event
-
-
-def type_of(event: AnyEvent | Unknown) -> str:
-    """The event's type as stored in its own column."""
-    return event.type if isinstance(event, Unknown) else type(event).__name__

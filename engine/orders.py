@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from freshet.engine.events import EVERY, MAX_CAUSES, Input, Recorded, RunStarted, Target
+from freshet.engine.events import Recorded, RunStarted
 from freshet.engine.keys import AssetKey, PartitionKey
+from freshet.engine.parts import EVERY, MAX_CAUSES, Input, Target
 from freshet.engine.spaces import Space
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.projections.catalog import Version

@@ -12,6 +12,8 @@ from freshet.engine.events import (
     FreshnessRestored,
     Invalidated,
     Materialized,
+    MessageRejected,
+    MessageSettled,
     Observed,
     PartitionsAdded,
     PartitionsRemoved,
@@ -46,7 +48,8 @@ def subject_of(event: AnyEvent | Unknown) -> str:
             return f"run {run}"
         case PartitionsAdded(asset=asset) | PartitionsRemoved(asset=asset):
             return asset
-        case CursorMoved(sensor=name) | SensorFailed(sensor=name) | SensorRecovered(sensor=name):
+        case (CursorMoved(sensor=name) | SensorFailed(sensor=name) | SensorRecovered(sensor=name)
+              | MessageRejected(sensor=name) | MessageSettled(sensor=name)):
             return name
         case Paused(scope=scope) | Resumed(scope=scope):
             return scope

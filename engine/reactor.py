@@ -13,14 +13,8 @@ from itertools import groupby
 
 import msgspec
 
-from freshet.engine.events import (
-    MAX_CAUSES,
-    AnyEvent,
-    Cause,
-    RunStarted,
-    Target,
-    WindowsOpened,
-)
+from freshet.engine.events import AnyEvent, RunStarted, WindowsOpened
+from freshet.engine.parts import MAX_CAUSES, Cause, Target
 from freshet.engine.policies import describe
 from freshet.projections.causes import changed_inputs, reason
 from freshet.projections.cells import Cell, fingerprint

@@ -10,6 +10,7 @@ import msgspec
 
 from freshet.engine.asking import StatusQuestion, existing, status_of
 from freshet.engine.assets import Asset
+from freshet.engine.codec import encode
 from freshet.engine.context import Output
 from freshet.engine.errors import RequestError
 from freshet.engine.events import (
@@ -19,7 +20,6 @@ from freshet.engine.events import (
     RunFailed,
     RunStarted,
     RunSucceeded,
-    encode,
 )
 from freshet.engine.inputs import landed_file
 from freshet.engine.keys import AssetKey, PartitionKey

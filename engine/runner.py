@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 from freshet.engine.assets import Asset
 from freshet.engine.context import Context, Output, Window
 from freshet.engine.errors import StoreError
-from freshet.engine.events import AnyEvent, Input, Materialized, RunFailed, RunSucceeded
+from freshet.engine.events import AnyEvent, Materialized, RunFailed, RunSucceeded
 from freshet.engine.executors.invoke import Failed, Permit, Rejected, in_thread, on_loop
 from freshet.engine.inputs import (
     Load,
@@ -31,6 +31,7 @@ from freshet.engine.inputs import (
 )
 from freshet.engine.keys import AssetPartition, PartitionKey
 from freshet.engine.orders import Order
+from freshet.engine.parts import Input
 from freshet.engine.persist import persist
 from freshet.engine.signatures import element_annotation, without_none
 from freshet.engine.spaces import calendar_of

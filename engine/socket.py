@@ -18,6 +18,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from freshet.engine.asking import StatusQuestion
 from freshet.engine.errors import FreshetError, RequestError
 from freshet.engine.events import (
+    CursorMoved,
     DemandCancelled,
     Demanded,
     Invalidated,
@@ -47,8 +48,11 @@ Wish = (
     | PartitionsRemoved
     | Paused
     | Resumed
+    | CursorMoved
 )
-"""What others may append: changes and wishes. Runs and materializations are the daemon's own."""
+"""What others may append: changes, wishes, and where a sensor is to go on. Runs and
+materializations are the daemon's own.
+"""
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from freshet.engine.codec import decode
 from freshet.engine.errors import FencedError, FreshetError, StreamError
-from freshet.engine.events import CursorMoved, Recorded, decode
+from freshet.engine.events import CursorMoved, Recorded
 from freshet.engine.sqlite_file import damaged, refusal
 from freshet.engine.stream import MAX_BATCH, Append, conflict, move_cursor, place
 

@@ -7,14 +7,13 @@ from typing import NamedTuple, Protocol
 import anyio
 import msgspec
 
+from freshet.engine.codec import encode, type_of
 from freshet.engine.errors import ConflictError, RequestError, StreamError
 from freshet.engine.events import (
     AnyEvent,
     CursorMoved,
     Recorded,
     Unknown,
-    encode,
-    type_of,
 )
 from freshet.engine.origins import cause_of, subject_of
 

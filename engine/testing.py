@@ -36,6 +36,7 @@ from freshet.engine.loop import Loop
 from freshet.engine.project import Project
 from freshet.engine.recollection import Recollection
 from freshet.engine.simulated import Conduct, Duration, SimulatedRunner
+from freshet.engine.valves import actor_of
 from freshet.engine.virtual import LivelockError, VirtualLoop
 from freshet.projections.pauses import EVERYTHING, sensor_scope
 from freshet.projections.runs import Run
@@ -269,7 +270,7 @@ class Simulation(Recollection):
         """What the sensors do that are not paused."""
         scopes = self._view.pauses.scopes
         for sensor, change in self._landings.news(lambda name: sensor_scope(name) in scopes):
-            await self._stream.append([change], actor=f"sensor:{sensor}")
+            await self._stream.append([change], actor=actor_of(sensor))
 
     def _wall_us(self) -> int:
         return self._start_us + round(self._time.time() * 1_000_000)

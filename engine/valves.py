@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 import anyio
 from anyio.lowlevel import checkpoint
 
-from freshet.engine.events import Paused, Recorded, Resumed
+from freshet.engine.events import CursorMoved, Paused, Recorded, Resumed
 from freshet.projections.pauses import Pauses, sensor_scope
 from freshet.projections.view import View
 
@@ -19,6 +19,7 @@ class Valve:
     def __init__(self, *, is_open: bool = True) -> None:
         self.is_open = is_open
         self._opened = anyio.Event()
+        self._stirred = anyio.Event()
         self._reading: anyio.CancelScope | None = None
         self._recording: anyio.CancelScope | None = None
         self._ending = False
@@ -30,6 +31,17 @@ class Valve:
             self._opened.set()
         elif self._reading is not None:
             self._reading.cancel()
+
+    def stir(self) -> None:
+        """Have the sensor begin anew from its cursor, which somebody else has moved."""
+        self._stirred.set()
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def stirred(self) -> None:
+        """Wait until somebody stirs."""
+        self._stirred = anyio.Event()
+        await self._stirred.wait()
 
     async def opened(self) -> None:
         """Wait until it is open."""
@@ -66,6 +78,11 @@ class Valve:
                 self._recording.cancel()
 
 
+def actor_of(sensor: str) -> str:
+    """Under which name a sensor's own events are recorded."""
+    return f"sensor:{sensor}"
+
+
 class Valves:
     """The valves of some sensors, turned by the pauses of a view; `heed` is a listener of its
     loop.
@@ -79,8 +96,14 @@ class Valves:
         self._by_scope = {scopes[name]: valve for name, valve in self.of.items()}
 
     def heed(self, recorded: Recorded, view: View) -> None:
-        """Turn the valve that a pause, or the end of one, is about."""
+        """Turn the valve that a pause, or the end of one, is about; stir a sensor whose cursor
+        somebody else has moved.
+        """
         if isinstance(recorded.event, Paused | Resumed):
             scope = recorded.event.scope
             if scope in self._by_scope:
                 self._by_scope[scope].turn(is_open=scope not in view.pauses.scopes)
+        elif isinstance(recorded.event, CursorMoved):
+            name = recorded.event.sensor
+            if name in self.of and recorded.actor != actor_of(name):
+                self.of[name].stir()

@@ -20,6 +20,7 @@ from freshet.projections.cells import Cell, cells_of
 from freshet.projections.marks import NOTHING
 from freshet.projections.matrix import Matrix, matrix_of
 from freshet.projections.pauses import PauseRow, pause_rows
+from freshet.projections.sensors import SensorRow
 from freshet.projections.states import AssetState
 from freshet.projections.view import View
 
@@ -80,6 +81,7 @@ class StatusReport(msgspec.Struct, frozen=True):
 
     Of one asset also its partitions, a page at a time: `next` is the key to go on after. `pauses`
     are those that hold what the report is about, or a sensor that feeds it; of all assets, all.
+    `sensors` are those that feed it.
     """
 
     position: int
@@ -90,6 +92,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     matrix: Matrix | None = None
     next: str | None = None
     pauses: tuple[PauseRow, ...] = ()
+    sensors: tuple[SensorRow, ...] = ()
 
 
 class GraphRow(msgspec.Struct, frozen=True):

@@ -8,7 +8,6 @@ import msgspec
 
 from freshet.engine.events import (
     GraphDeployed,
-    Input,
     Materialized,
     Observed,
     Recorded,
@@ -20,6 +19,7 @@ from freshet.engine.events import (
     SourceChanged,
 )
 from freshet.engine.keys import AssetKey
+from freshet.engine.parts import Input
 from freshet.engine.specs import AssetSpec, Plain
 
 

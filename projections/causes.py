@@ -6,8 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from freshet.engine.events import MAX_CAUSES, Cause
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
+from freshet.engine.parts import MAX_CAUSES, Cause
 from freshet.projections.cells import (
     GAPS,
     SHUT,

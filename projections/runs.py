@@ -15,9 +15,9 @@ from freshet.engine.events import (
     RunFailed,
     RunStarted,
     RunSucceeded,
-    Target,
 )
 from freshet.engine.keys import AssetKey, AssetPartition
+from freshet.engine.parts import Target
 
 Outcome = Literal["running", "succeeded", "failed", "cancelled", "abandoned"]
 

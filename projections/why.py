@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from freshet.engine.codec import type_of
 from freshet.engine.events import (
     DemandCancelled,
     Demanded,
@@ -34,7 +35,6 @@ from freshet.engine.events import (
     SensorFailed,
     SourceChanged,
     WindowsOpened,
-    type_of,
 )
 from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.origins import subject_of

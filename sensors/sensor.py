@@ -1,5 +1,22 @@
 """The sensor contract: an async source of batches, each a set of changes and a move of the
 cursor.
+
+What every sensor keeps to (held by `tests/test_sensor_contract.py` for each of them):
+
+- A batch is appended whole, changes and cursor in one transaction. When a `yield` returns, that is
+  durable; only then may the outside be told, and the next batch come. So a sensor that stores its
+  place in the cursor, and nothing else anywhere, reads each change into the stream exactly once,
+  whatever is killed at which moment.
+- `run` may be ended at any `yield` or await, and called again with the cursor as it is then stored,
+  in this process or another. It goes on from there, whatever it saw before.
+- It never yields a version that it did not see, nor moves the cursor past a change it did not
+  yield.
+- It holds at most one batch beyond what is durable: who cannot append does not read on
+  (back-pressure).
+- What cannot count is named in `rejected`, once, and the sensor goes on; what cannot be read at all
+  it raises, and is started anew with backoff; where only a person can choose it raises
+  `SensorError`.
+- Now and then it yields also when there is nothing new, so that all can see that it works.
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -9,30 +26,57 @@ import msgspec
 
 from freshet.engine.events import SourceChanged
 from freshet.engine.keys import AssetKey
+from freshet.engine.specs import Plain
 
 MAX_BATCH_CHANGES = 500
 """Changes a sensor puts into one batch: one transaction, small enough not to hold up others."""
 
+MAX_EXCERPT_CHARS = 200
+"""How much of what was rejected is kept: enough to recognise it, too little to fill the stream."""
 
-class Batch(msgspec.Struct, frozen=True):
-    """Changes seen outside, and how the cursor moves with them (an item set to None is
-    forgotten).
+REPLAY = "?replay "
+"""Before an item, in a cursor: a person wants what was rejected there to be looked at again."""
+
+START = "?from"
+"""In a cursor: where a person wants the sensor to go on (`earliest`, `latest` or `resume`)."""
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """Something outside that cannot count as a change, and why.
+
+    `item` says where it lies, in the sensor's words, the same each time; `excerpt` is how it
+    begins.
     """
 
-    changes: tuple[SourceChanged, ...]
-    cursor: dict[str, str | None]
+    item: str
+    reason: str
+    excerpt: str = ""
+    metadata: dict[str, Plain] = {}
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """What was rejected counts after all (then the change is in the same batch), or is gone."""
+
+    item: str
+    accepted: bool = True
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Changes seen outside, and how the cursor moves with them (an item set to None is forgotten).
+
+    `behind` is how many changes are known to wait outside after these, where that can be known. A
+    batch without anything says only that the sensor works.
+    """
+
+    changes: tuple[SourceChanged, ...] = ()
+    cursor: Mapping[str, str | None] = {}
+    rejected: tuple[Rejection, ...] = ()
+    settled: tuple[Settlement, ...] = ()
+    behind: int | None = None
 
 
 class Sensor(Protocol):
-    """An outside source of changes, read exactly once into the stream.
-
-    `run` yields batches for as long as it is iterated. The engine appends the changes and the
-    cursor
-    in one transaction, and only then asks for the next batch: when a `yield` returns, its batch is
-    durable. `run` starts from the cursor it is given, whatever it saw before; it may raise, and is
-    then restarted with backoff from the last durable cursor. It never yields a version it did not
-    see.
-    """
+    """An outside source of changes, read exactly once into the stream; see this module's text."""
 
     @property
     def name(self) -> str:
@@ -45,5 +89,20 @@ class Sensor(Protocol):
         ...
 
     def run(self, cursor: Mapping[str, str]) -> AsyncGenerator[Batch, None]:
-        """Batches from the given cursor on, for ever."""
+        """Batches from the given cursor on, for ever.
+
+        What people ask of a sensor stands in its cursor too (`START`, items that begin with
+        `REPLAY`), until a batch sets it to None; a sensor that does not know it leaves it alone.
+        """
         ...
+
+
+def excerpt(content: str | bytes | None) -> str:
+    """How a content begins, as text, at most `MAX_EXCERPT_CHARS` long."""
+    if content is None:
+        return ""
+    if isinstance(content, bytes):
+        content = content[: 4 * MAX_EXCERPT_CHARS].decode("utf-8", "backslashreplace")
+    content = content.encode("utf-8", "backslashreplace").decode()
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in content[:MAX_EXCERPT_CHARS])
+    return shown if len(shown) <= MAX_EXCERPT_CHARS else shown[: MAX_EXCERPT_CHARS - 1] + "…"

@@ -12,6 +12,7 @@ from freshet.engine.keys import AssetPartition
 from freshet.engine.mappings import All, Offset
 from freshet.engine.origins import cause_of
 from freshet.engine.partitions import Dynamic, Partitions
+from freshet.engine.parts import Target
 from freshet.engine.policies import (
     AllOf,
     AnyOf,
@@ -113,7 +114,7 @@ class History:
             pinned = pinned_of(cell)
             self.succeed(run, target, self.content(target, pinned))
 
-    def succeed(self, run: int, target: e.Target, version: str) -> None:
+    def succeed(self, run: int, target: Target, version: str) -> None:
         self.say(e.Materialized(target.asset, target.partition, run, version, target.code_version))
         self.say(e.RunSucceeded(run))
 
@@ -181,7 +182,7 @@ class History:
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def content(self, target: e.Target, pinned: int) -> str:
+    def content(self, target: Target, pinned: int) -> str:
         """A deterministic value of code and inputs; coarse assets often map to an equal
         one (cutoff).
         """
@@ -190,7 +191,7 @@ class History:
         digest = blake2b(text.encode(), digest_size=8).hexdigest()
         return str(int(digest, 16) % 2) if coarse else digest
 
-    def _live(self) -> tuple[int, e.Target] | None:
+    def _live(self) -> tuple[int, Target] | None:
         live = list(self.view.runs.live.values())
         if not live:
             return None

@@ -22,6 +22,7 @@ from freshet.engine.cli.freshness import starts
 from freshet.engine.cli.main import run
 from freshet.engine.errors import RequestError
 from freshet.engine.keys import AssetPartition
+from freshet.engine.parts import Target
 from freshet.engine.policies import Eager, MaxLag, OnMissing, Policy, describe
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.engine.sqlite import SqliteStream
@@ -68,7 +69,7 @@ class Stream:
         return self.say(at, e.SourceChanged(source, partition, version or f"v{at}"))
 
     def built(self, start: float, end: float, asset: str = "a", partition: str = "") -> None:
-        run = self.say(start, e.RunStarted((e.Target(asset, partition),)))
+        run = self.say(start, e.RunStarted((Target(asset, partition),)))
         self.say(end, e.Materialized(asset, partition, run, f"r{run}"))
         self.say(end, e.RunSucceeded(run))
 
@@ -137,7 +138,7 @@ def test_a_breach_that_goes_on_under_another_debt_is_one_episode() -> None:
     stream.change(0)
     stream.built(0, 1)
     stream.change(10)
-    run = stream.say(11, e.RunStarted((e.Target("a"),)))
+    run = stream.say(11, e.RunStarted((Target("a"),)))
     stream.change(12)
     stream.say(30, e.Materialized("a", "", run, "x"))
     stream.say(30, e.RunSucceeded(run))

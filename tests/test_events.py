@@ -5,11 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from freshet.engine.codec import TYPES, decode, encode, type_of
 from freshet.engine.events import (
-    EVERY,
-    TYPES,
     AnyEvent,
-    Cause,
     CheckEvaluated,
     CursorMoved,
     DemandCancelled,
@@ -21,9 +19,10 @@ from freshet.engine.events import (
     FreshnessBreached,
     FreshnessRestored,
     GraphDeployed,
-    Input,
     Invalidated,
     Materialized,
+    MessageRejected,
+    MessageSettled,
     Observed,
     PartitionsAdded,
     PartitionsRemoved,
@@ -37,12 +36,8 @@ from freshet.engine.events import (
     SensorFailed,
     SensorRecovered,
     SourceChanged,
-    Target,
     Unknown,
     WindowsOpened,
-    decode,
-    encode,
-    type_of,
 )
 from freshet.engine.keys import AssetPartition
 from freshet.engine.mappings import (
@@ -57,6 +52,7 @@ from freshet.engine.mappings import (
 )
 from freshet.engine.origins import cause_of, subject_of
 from freshet.engine.partitions import Dynamic, Product, Static
+from freshet.engine.parts import EVERY, Absorbed, Cause, Input, Payload, Target
 from freshet.engine.policies import (
     AllOf,
     AnyOf,
@@ -205,6 +201,26 @@ EVENTS: list[tuple[AnyEvent, str, int | None]] = [
     (Resumed("group:daily", "its time is over", 20), "group:daily", 20),
     (CursorMoved("files", {"a.csv": "12:34", "b.csv": None}), "files", None),
     (SensorFailed("files", "no such folder"), "files", None),
+    (SensorFailed("orders", "the topic is another one", "choose", True), "orders", None),
+    (
+        MessageRejected("orders", "orders/0/17", "no JSON", "{,", {"offset": 17}),
+        "orders",
+        None,
+    ),
+    (MessageSettled("orders", "orders/0/17"), "orders", None),
+    (MessageSettled("orders", "orders/0/17", False), "orders", None),
+    (
+        SourceChanged("orders", "", "0:17", {"offset": 17}, Payload("text", '{"id":1}', 8)),
+        "orders",
+        None,
+    ),
+    (SourceChanged("orders", "", "0:18", payload=Payload("stored", "ab12", 99)), "orders", None),
+    (Materialized("totals", run=7, data_version="9", absorbed=Absorbed(3, 6)), "totals", 7),
+    (
+        Materialized("totals", run=7, data_version="9", absorbed=Absorbed(3, 6, 2, 8, 1700)),
+        "totals",
+        7,
+    ),
     (SensorRecovered("files"), "files", None),
     (
         FreshnessAtRisk("carriers", promise="max_lag 15m", reason="delays is running", owed=3),

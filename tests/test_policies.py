@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 import freshet as fr
 from freshet.engine import events as e
+from freshet.engine.codec import decode, encode
 from freshet.engine.errors import DefinitionError
-from freshet.engine.events import decode, encode
 from freshet.engine.keys import AssetPartition
 from freshet.engine.mappings import All, Last, PartitionMapping, Table
 from freshet.engine.partitions import Partitions, Static, daily, static
+from freshet.engine.parts import Target
 from freshet.engine.policies import (
     AllOf,
     AnyOf,
@@ -932,7 +933,7 @@ class Bench:
         """A run that succeeds with a value that was never there before."""
         cell = self.view.staleness.cell(*name)
         assert cell is not None
-        run = self.say(e.RunStarted((e.Target(*name, cell.owed, "", cell.home.spec.code_version),)))
+        run = self.say(e.RunStarted((Target(*name, cell.owed, "", cell.home.spec.code_version),)))
         code = cell.home.spec.code_version
         self.say(e.Materialized(name.asset, name.partition, run, f"r{run}", code))
         self.say(e.RunSucceeded(run))

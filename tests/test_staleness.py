@@ -10,11 +10,11 @@ from freshet.engine.events import (
     RunStarted,
     RunSucceeded,
     SourceChanged,
-    Target,
 )
 from freshet.engine.keys import AssetPartition
 from freshet.engine.mappings import All
 from freshet.engine.partitions import daily, static
+from freshet.engine.parts import Target
 from freshet.engine.reactor import decide
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.projections.view import View

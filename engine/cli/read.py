@@ -19,7 +19,8 @@ from freshet.engine.cli.state import (
     state_option,
     view_of,
 )
-from freshet.engine.events import Materialized, Recorded, type_of
+from freshet.engine.codec import type_of
+from freshet.engine.events import Materialized, Recorded
 from freshet.engine.keys import AssetPartition, parse_asset_partition
 from freshet.engine.socket import ask_status
 from freshet.engine.stream import MAX_BATCH, wall_clock

@@ -1,0 +1,35 @@
+"""Events as stored bytes, and back: JSON with the type first, which people can read with
+`sqlite3`.
+"""
+
+from typing import Any
+
+import msgspec
+
+from freshet.engine.events import AnyEvent, Unknown
+
+TYPES: dict[str, type[Any]] = {cls.__name__: cls for cls in AnyEvent.__args__}
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(AnyEvent)
+
+
+def encode(event: AnyEvent | Unknown) -> bytes:
+    """The stored bytes of an event: JSON with its type first, defaults left out."""
+    return event.data if isinstance(event, Unknown) else _encoder.encode(event)
+
+
+def decode(type_: str, data: bytes) -> AnyEvent | Unknown:
+    """The event stored as `data`; unknown fields are ignored, unknown types passed through.
+
+    Raises msgspec.DecodeError when the bytes are not an event of that type.
+    """
+    if type_ not in TYPES:
+        return Unknown(type_, bytes(data))
+    event: AnyEvent = _decoder.decode(data)
+    return event
+
+
+def type_of(event: AnyEvent | Unknown) -> str:
+    """The event's type as stored in its own column."""
+    return event.type if isinstance(event, Unknown) else type(event).__name__
