@@ -1,13 +1,14 @@
 """The arguments of declarations: checked, and put into the form that is recorded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
+from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError
 from freshet.engine.keys import AssetKey
 from freshet.engine.partitions import Partitions
-from freshet.engine.specs import AssetSpec, Plain
+from freshet.engine.specs import AssetSpec, Dependency, Plain
 
 
 def check_types(spec: AssetSpec, where: str) -> None:
@@ -37,6 +38,83 @@ def check_batch(name: AssetKey, batch: int, partitions: Partitions | None, where
             cause="a batch is a number of partitions that one run may take",
             hint="use 1 or more, and partitions=",
         )
+
+
+def check_retries(name: AssetKey, retries: int, where: str) -> None:
+    if retries < 0:
+        raise DefinitionError(
+            f"asset '{name}' has retries={retries} ({where})", hint="use 0 or more"
+        )
+
+
+def timeout_ms(name: AssetKey, timeout: float | str | None, where: str) -> int | None:
+    """The timeout in milliseconds. Raises DefinitionError for what is none."""
+    if timeout is None:
+        return None
+    found = parse_duration_ms(timeout, f"asset '{name}': timeout")
+    if found == 0:
+        raise DefinitionError(
+            f"asset '{name}' has a timeout of 0 ({where})", hint="leave it out for none"
+        )
+    return found
+
+
+def check_max_changes(name: AssetKey, max_changes: int | None, where: str) -> None:
+    if max_changes is not None and max_changes < 1:
+        raise DefinitionError(
+            f"asset '{name}' has max_changes={max_changes} ({where})", hint="use 1 or more"
+        )
+
+
+def read_by_change(
+    spec: AssetSpec,
+    parameters: Collection[str],
+    deps: Sequence[Dependency],
+    sources: Collection[AssetKey],
+    where: str,
+) -> list[Dependency]:
+    """The dependencies, with those marked that `parameters` (annotated `fr.Changes`) read change by
+    change: the source a parameter names, or, of one that names none, all sources in `deps=`.
+
+    Raises DefinitionError for what cannot be read so.
+    """
+    general = [p for p in parameters if not any(dep.parameter == p for dep in deps)]
+    found = [
+        msgspec.structs.replace(dep, changes=True)
+        if dep.parameter in parameters or (general and not dep.parameter and dep.asset in sources)
+        else dep
+        for dep in deps
+    ]
+    what = f"asset '{spec.key}' ({where})"
+    read = [dep for dep in found if dep.changes]
+    for dep in read:
+        if dep.asset not in sources:
+            raise DefinitionError(
+                f"{what} has the parameter '{dep.parameter}: fr.Changes', and '{dep.asset}' is no"
+                " source",
+                hint="read an asset as it is; only sources can be read change by change",
+            )
+        if dep.missing:
+            raise DefinitionError(
+                f"{what} reads '{dep.asset}' change by change, with missing={dep.missing!r}",
+                hint="leave missing= out: a change that is not there yet is waited for",
+            )
+    if general and all(dep.parameter for dep in read):
+        raise DefinitionError(
+            f"{what} has the parameter '{general[0]}: fr.Changes' but no source to read",
+            hint="name the sources in deps=[...], or the parameter after a source",
+        )
+    if read and spec.batch > 1:
+        raise DefinitionError(
+            f"{what} reads changes and has batch={spec.batch}",
+            hint="leave batch= out; max_changes= says how many changes a run takes",
+        )
+    if not read and spec.max_changes != AssetSpec("x").max_changes:
+        raise DefinitionError(
+            f"{what} has max_changes={spec.max_changes} and reads no changes",
+            hint="annotate a parameter as fr.Changes, or leave it out",
+        )
+    return found
 
 
 def texts(values: Sequence[str], key: AssetKey, name: str) -> tuple[str, ...]:

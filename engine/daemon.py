@@ -131,6 +131,7 @@ async def daemon(
         steady.begin(view.recorded_at)
         await recover(stream, view, project, slots or project.slots)
         rng = rng or random.Random()
+        payloads = Payloads(state / PAYLOADS)
         loop = Loop(
             view,
             stream,
@@ -139,6 +140,7 @@ async def daemon(
             slots=slots or project.slots,
             clock=clock,
             rng=rng,
+            payloads=payloads,
         )
         valves = Valves((sensor.name for sensor in project.sensors), view.pauses)
         loop.listeners.append(valves.heed)
@@ -160,7 +162,7 @@ async def daemon(
                     valves.of[sensor.name],
                     health=view.sensors.health.get(sensor.name),
                     pulse=pulse,
-                    payloads=Payloads(state / PAYLOADS),
+                    payloads=payloads,
                     clock=clock,
                 )
                 tasks.start_soon(watched, name=f"sensor {sensor.name}")

@@ -45,7 +45,7 @@ def loads_of(order: Order) -> dict[str, Load]:
                 raise Rejected(
                     "input", f"input {AssetPartition(read.asset, read.gaps[0])} is missing"
                 )
-        if dep.parameter:
+        if dep.parameter and not dep.changes:
             positions = {key: at for read in reads for key, at in read.items()}
             found[dep.parameter] = Load(reads[0], positions)
     return found

@@ -14,6 +14,7 @@ from freshet.engine.orders import order_of
 from freshet.engine.persist import persist
 from freshet.engine.reactor import decide
 from freshet.engine.runner import Runner
+from freshet.engine.stores.payloads import Payloads
 from freshet.engine.stores.store import Store
 from freshet.engine.stream import EventStream
 from freshet.projections.view import View
@@ -46,6 +47,7 @@ class Loop:
         clock: Callable[[], int],
         rng: random.Random | None = None,
         make_runner: Callable[..., Runner] = Runner,
+        payloads: Payloads | None = None,
     ) -> None:
         self.view = view
         self.draining = False
@@ -58,6 +60,7 @@ class Loop:
         self._clock = clock
         self._rng = rng or random.Random()
         self._make_runner = make_runner
+        self._payloads = payloads
         self._sent = view.position
         self._wake_at: int | None = None
         self._woken = anyio.Event()
@@ -75,6 +78,7 @@ class Loop:
                 slots=self._slots,
                 rng=self._rng,
                 clock=self._clock,
+                payloads=self._payloads,
             )
             tasks.start_soon(self._keep_time)
             await self.act()

@@ -1,10 +1,19 @@
 """A stream in memory: the same contract without a file, for tests and trials."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from itertools import islice
 
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
-from freshet.engine.events import AnyEvent, CursorMoved, Recorded, Unknown
+from freshet.engine.events import (
+    AnyEvent,
+    CursorMoved,
+    Observed,
+    Recorded,
+    SourceChanged,
+    Unknown,
+)
+from freshet.engine.keys import AssetKey
 from freshet.engine.origins import subject_of
 from freshet.engine.stream import (
     MAX_BATCH,
@@ -77,6 +86,17 @@ class MemoryStream:
             return self._events[start : start + limit]
         about = (item for item in self._events[start:] if subject_of(item.event) == subject)
         return [item for item, _ in zip(about, range(limit), strict=False)]
+
+    async def changes(
+        self, sources: Sequence[AssetKey], after: int, until: int, *, limit: int = MAX_BATCH
+    ) -> list[Recorded]:
+        """What was said of the versions of these sources; see `EventStream.changes`."""
+        about = (
+            item
+            for item in islice(self._events, max(after, 0), until)
+            if isinstance(item.event, SourceChanged | Observed) and item.event.asset in sources
+        )
+        return list(islice(about, max(limit, 0)))
 
     async def at(self, position: int) -> Recorded | None:
         """The event at this position, or None when there is none."""

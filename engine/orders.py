@@ -15,7 +15,7 @@ from freshet.engine.parts import EVERY, MAX_CAUSES, Input, Target
 from freshet.engine.spaces import Space
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.projections.catalog import Version
-from freshet.projections.cells import inputs_needed
+from freshet.projections.cells import Cell, absorbed_until, inputs_needed
 from freshet.projections.states import Link
 from freshet.projections.view import View
 
@@ -68,9 +68,31 @@ class Read(msgspec.Struct, frozen=True):
         return [Input(self.asset, partition, digest, newest, count, self.missing, self.gaps)]
 
 
+class Feed(msgspec.Struct, frozen=True):
+    """A source that is read change by change: for which parameter (empty: the one that names no
+    source), and of which partitions; None: of all.
+    """
+
+    source: AssetKey
+    parameter: str
+    partitions: frozenset[PartitionKey] | None
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What a run is to read change by change: what came after position `since`, from where on its
+    target has to read, up to the run. `previous` is the position of its own last version, 0 if it
+    has none, or is to start over.
+    """
+
+    since: int
+    feeds: tuple[Feed, ...]
+    previous: int
+
+
 class Order(msgspec.Struct, frozen=True):
     """All that a run needs to know, taken from the stream before its `RunStarted`: for each target
-    what it reads over each edge, and, when the run cannot be carried out, why.
+    what it reads over each edge, and, when the run cannot be carried out, why. `reading` is there
+    for an asset that reads changes.
     """
 
     run: int
@@ -81,6 +103,7 @@ class Order(msgspec.Struct, frozen=True):
     targets: tuple[Target, ...]
     reads: tuple[tuple[Read, ...], ...]
     lost: str = ""
+    reading: Reading | None = None
 
 
 def order_of(view: View, recorded: Recorded, event: RunStarted) -> Order | None:
@@ -89,6 +112,7 @@ def order_of(view: View, recorded: Recorded, event: RunStarted) -> Order | None:
     reads: list[tuple[Read, ...]] = []
     lost = ""
     home = None
+    reading = None
     for target in event.targets:
         cell = view.staleness.cell(target.asset, target.partition)
         if cell is None or cell.run != recorded.position:
@@ -97,6 +121,8 @@ def order_of(view: View, recorded: Recorded, event: RunStarted) -> Order | None:
         targets.append(target)
         found = tuple(_read(link, cell.i) for link in cell.home.up)
         reads.append(found)
+        if home.spec.reads_changes:
+            reading = _reading(cell)
         for link, read in zip(cell.home.up, found, strict=True):
             if link.rule == "wait" and read.missing:
                 key = read.gaps[0] if read.gaps else ""
@@ -112,11 +138,31 @@ def order_of(view: View, recorded: Recorded, event: RunStarted) -> Order | None:
         tuple(targets),
         tuple(reads),
         lost,
+        reading,
     )
+
+
+def _reading(cell: Cell) -> Reading:
+    since = absorbed_until(cell.home, cell.i)
+    feeds = tuple(
+        Feed(link.dep.asset, link.dep.parameter, _partitions(link, cell.i))
+        for link in cell.home.up
+        if link.changes
+    )
+    return Reading(since, feeds, cell.made_at if since and cell.there else 0)
+
+
+def _partitions(link: Link, i: int) -> frozenset[PartitionKey] | None:
+    if link.whole or link.up.spec.partitions is None:
+        return None
+    valid, key = link.up.space.valid, link.up.space.key
+    return frozenset(key(j) for j in link.reads(i) if valid(j))
 
 
 def _read(link: Link, i: int) -> Read:
     up = link.up
+    if link.changes:
+        return Read(link.dep, True, False, up.space, (), (), 0, False, 0, ())
     wanted = range(up.there.rfind(1) + 1) if link.whole else link.reads(i)
     rows: Sequence[int]
     if isinstance(wanted, range) and up.count_of(wanted) == len(wanted):

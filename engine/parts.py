@@ -15,10 +15,11 @@ MAX_CAUSES = 8
 
 
 class Payload(msgspec.Struct, frozen=True, array_like=True):
-    """The content that came with a change: as `text`, as `base64` of bytes that are no text, or
-    `stored` beside the stream, under its digest, because it is large.
+    """The content that came with a change. `data` is it as `text`, as `base64` of bytes that are no
+    text, or the digest under which it is `stored` beside the stream, because it is large.
     """
 
+    kind: Literal["json", "bytes"]
     form: Literal["text", "base64", "stored"]
     data: str
     size: int

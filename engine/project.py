@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from freshet.engine.assets import Asset, Source, resolve
+from freshet.engine.assets import Asset, Source
 from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.policies import Eager, Policy, check_policy
+from freshet.engine.resolution import resolve
 from freshet.engine.stores.local import LocalStore
 from freshet.engine.stores.store import Store
 from freshet.sensors.sensor import Sensor

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from hashlib import blake2b
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,16 @@ from freshet.engine.inputs import (
     versions_of,
 )
 from freshet.engine.keys import AssetPartition, PartitionKey
-from freshet.engine.orders import Order
+from freshet.engine.orders import Order, Reading
+from freshet.engine.outputs import as_output, check_type, outputs_of, valueless_version
 from freshet.engine.parts import Input
 from freshet.engine.persist import persist
+from freshet.engine.readings import Taken, arguments_of, take_changes
 from freshet.engine.signatures import element_annotation, without_none
 from freshet.engine.spaces import calendar_of
 from freshet.engine.specs import Plain
 from freshet.engine.stores.landing import InputChangedError, still_the_same
+from freshet.engine.stores.payloads import Payloads, inline_content
 from freshet.engine.stores.store import Staged, Store
 from freshet.engine.stream import EventStream
 from freshet.engine.windows import Calendar
@@ -66,6 +69,15 @@ class Work(msgspec.Struct, frozen=True):
     asset: Asset
     loads: dict[str, Load]
     versions: dict[int, Version]
+    taken: Taken | None = None
+    """The changes it reads, of an asset that reads changes."""
+    previous: Version | None = None
+    """Its own version before, of an asset that reads changes."""
+
+    @property
+    def newest_read(self) -> int:
+        """Position of the newest change it reads; 0 if there is none."""
+        return self.taken.changes[-1].position if self.taken and self.taken.changes else 0
 
     def inputs(self, number: int) -> tuple[Input, ...]:
         """The inputs recorded of one target."""
@@ -88,6 +100,7 @@ class Runner:
         rng: random.Random,
         clock: Callable[[], int],
         timer: Callable[[], float] = time.perf_counter,
+        payloads: Payloads | None = None,
     ) -> None:
         self._assets = assets
         self._store = store
@@ -96,6 +109,7 @@ class Runner:
         self._rng = rng
         self._clock = clock
         self._timer = timer
+        self._payloads = payloads
         self._threads = anyio.CapacityLimiter(slots + MAX_ABANDONED_THREADS)
         self.live = 0
         self.left_behind = 0
@@ -125,9 +139,18 @@ class Runner:
         try:
             loads = loads_of(order)
             work = Work(order, asset, loads, await versions_of(order, loads, self._stream.at))
+            if order.reading is not None:
+                work = await self._with_changes(work, order.reading)
         except Rejected as rejected:
             return Failed(rejected.kind, rejected.error, passing=rejected.passing)
         return await self._call(work, timeout)
+
+    async def _with_changes(self, work: Work, reading: Reading) -> Work:
+        taken = await take_changes(self._stream, work.order, reading)
+        previous = None
+        if reading.previous:
+            previous = version_in(await self._stream.at(reading.previous), reading.previous)
+        return msgspec.structs.replace(work, taken=taken, previous=previous)
 
     async def _call(self, work: Work, timeout: float | None) -> list[Materialized] | Failed:
         if work.asset.is_async:
@@ -158,7 +181,7 @@ class Runner:
             arguments = self._arguments(work)
         value = await work.asset.function(**arguments)
         self._check_files(work, arguments)
-        if self._store.in_memory or (work.order.spec.batch == 1 and _plain(value).value is None):
+        if self._store.in_memory or (work.order.spec.batch == 1 and as_output(value).value is None):
             return self._keep(work, value, Permit())
         permit = Permit()
         return await anyio.to_thread.run_sync(
@@ -181,9 +204,22 @@ class Runner:
                 arguments[parameter] = self._load(work, parameter, load, lazy)
             except StoreError as error:
                 raise _unreadable(parameter, error) from error
+        if work.taken is not None:
+            content = self._payloads.content if self._payloads is not None else inline_content
+            previous = partial(self._own_value, work) if work.previous is not None else None
+            arguments |= arguments_of(work.taken, work.asset.changes_of, content, previous)
         if work.asset.takes_context:
             arguments["context"] = _context(work.order)
         return arguments
+
+    def _own_value(self, work: Work) -> Any:
+        """The value of the target as its last success left it. Raises StoreError."""
+        target, version = work.order.targets[0], work.previous
+        if version is None or "bytes" not in version.metadata:
+            return None  # it writes its own data, and said only which version it is
+        annotation = without_none(work.asset.annotations.get("return"))
+        name = AssetPartition(target.asset, target.partition)
+        return self._store.load(name, version.data_version, annotation)
 
     def _load(self, work: Work, parameter: str, load: Load, lazy: bool) -> Any:
         annotation = without_none(work.asset.annotations.get(parameter))
@@ -231,10 +267,10 @@ class Runner:
     def _keep(self, work: Work, value: object, permit: Permit) -> list[Materialized] | Failed:
         """Stage and publish, unless the run was given up meanwhile: all partitions or none."""
         order = work.order
-        outputs = _outputs(order, value)
+        outputs = outputs_of(order, value)
         for output in outputs:
             if output.value is not None and order.spec.batch == 1:
-                _check_type(work.asset, output.value)
+                check_type(work.asset, output.value)
         try:
             staged = [
                 self._store.stage(AssetPartition(t.asset, t.partition), order.run, output.value)
@@ -264,7 +300,9 @@ class Runner:
         if staged is not None:
             version, metadata = staged.data_version, {**output.metadata, **staged.metadata}
         else:
-            version = output.data_version or _valueless_version(work.order, number, inputs)
+            version = output.data_version or valueless_version(
+                work.order, number, inputs, work.newest_read
+            )
             metadata = output.metadata
         return Materialized(
             target.asset,
@@ -274,6 +312,7 @@ class Runner:
             target.code_version,
             inputs,
             metadata,
+            work.taken.absorbed if work.taken is not None else None,
         )
 
     def _ending(
@@ -340,57 +379,7 @@ def _moment(us: int, calendar: Calendar) -> datetime:
     return datetime.fromtimestamp(us / 1_000_000, calendar.zone or UTC)
 
 
-def _outputs(order: Order, value: object) -> list[Output]:
-    """What was returned, target by target. Raises Rejected when a batch's does not fit."""
-    if order.spec.batch == 1:
-        return [_plain(value)]
-    keys = [target.partition for target in order.targets]
-    if value is None:
-        return [Output() for _ in keys]
-    if not isinstance(value, Mapping) or set(value) != set(keys):
-        got = sorted(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
-        raise Rejected(
-            "value",
-            f"a batch returns a dict with the partitions of the run: {keys[:4]}, not {got}",
-        )
-    return [_plain(value[key]) for key in keys]
-
-
-def _plain(value: object) -> Output:
-    return value if isinstance(value, Output) else Output(value)
-
-
-def _valueless_version(order: Order, number: int, inputs: tuple[Input, ...]) -> str:
-    """The version of an asset that returned no value: what it was made with is all we know
-    of it.
-    """
-    target = order.targets[number]
-    text = f"{order.spec.key}|{target.partition}|{target.code_version}|" + "|".join(
-        f"{i.asset}@{i.partition}={i.data_version}" for i in inputs
-    )
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
 def _may_be_path(asset: Asset, parameter: str, load: Load) -> bool:
     annotation = without_none(asset.annotations.get(parameter))
     element = element_annotation(annotation) if load.read.many else annotation
     return element is None or element is Path
-
-
-def _check_type(asset: Asset, value: object) -> None:
-    """A return annotation that is a plain class is a promise; what breaks it is never published."""
-    expected = asset.annotations.get("return")
-    if isinstance(expected, type) and expected is not Output and not _is_a(value, expected):
-        raise Rejected(
-            "value",
-            f"'{asset.key}' should return {expected.__name__} but returned {type(value).__name__}",
-        )
-
-
-def _is_a(value: object, expected: type) -> bool:
-    if expected is float:
-        return isinstance(value, int | float)
-    try:
-        return isinstance(value, expected)
-    except TypeError:  # a typed dict or a protocol cannot be asked
-        return True

@@ -23,7 +23,8 @@ Plain = str | int | float | bool | None
 class Dependency(msgspec.Struct, frozen=True, omit_defaults=True):
     """One edge: the upstream asset, how partitions map, and the parameter that receives the value.
 
-    `parameter` is empty when the dependency's value is not loaded (`deps=`). Under `missing` skip
+    `parameter` is empty when the dependency's value is not loaded (`deps=`). With `changes` a
+    source is read change by change instead of as it is now. Under `missing` skip
     and fail, a partition waits for what is missing until `deadline_ms` after its window is over;
     if it is no window, after the change it owes.
     """
@@ -33,11 +34,13 @@ class Dependency(msgspec.Struct, frozen=True, omit_defaults=True):
     parameter: str = ""
     missing: Missing = ""
     deadline_ms: int = 0
+    changes: bool = False
 
 
 class AssetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """One asset or source, as data. Only `deps`, `partitions` and `code_version` decide
-    staleness; `batch` is how many partitions one run may take.
+    staleness; `batch` is how many partitions one run may take, `max_changes` how many changes one
+    that reads sources change by change.
     """
 
     key: AssetKey
@@ -50,6 +53,7 @@ class AssetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_delay_ms: int = 1000
     timeout_ms: int | None = None
     batch: int = 1
+    max_changes: int = 1000
     group: str = "default"
     tags: dict[str, str] = {}
     owners: tuple[str, ...] = ()
@@ -60,3 +64,8 @@ class AssetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def is_source(self) -> bool:
         return self.kind == "source"
+
+    @property
+    def reads_changes(self) -> bool:
+        """Is it built from the changes of its sources, each of which it has to read once?"""
+        return any(dep.changes for dep in self.deps)

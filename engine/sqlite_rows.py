@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from socket import gethostname
@@ -13,6 +13,7 @@ import msgspec
 from freshet.engine.codec import decode
 from freshet.engine.errors import FencedError, FreshetError, StreamError
 from freshet.engine.events import CursorMoved, Recorded
+from freshet.engine.keys import AssetKey
 from freshet.engine.sqlite_file import damaged, refusal
 from freshet.engine.stream import MAX_BATCH, Append, conflict, move_cursor, place
 
@@ -30,6 +31,12 @@ SELECT = f"SELECT {COLUMNS} FROM events WHERE position BETWEEN ? AND ? ORDER BY 
 SELECT_SUBJECT = f"""
 SELECT {COLUMNS}, (SELECT hash FROM events AS before WHERE before.position = events.position - 1)
 FROM events WHERE subject = ? AND position > ? AND position <= ? ORDER BY position LIMIT ?
+"""
+
+SELECT_CHANGES = f"""
+SELECT {COLUMNS}, (SELECT hash FROM events AS before WHERE before.position = events.position - 1)
+FROM events WHERE position > ? AND position <= ? AND type IN ('SourceChanged', 'Observed')
+AND ({{}}) ORDER BY position LIMIT ?
 """
 
 Content = tuple[int, int, str, str, str | None, int | None, int | None, str | None, int, bytes]
@@ -231,6 +238,26 @@ def read_subject(
 ) -> list[Recorded]:
     """As `read_rows`, but only those about `subject`."""
     rows = db.execute(SELECT_SUBJECT, (subject, after, until, max(limit, 0))).fetchall()
+    return [_verified(path, row[:11], row[11] if row[0] > 1 else GENESIS) for row in rows]
+
+
+def read_changes(
+    db: sqlite3.Connection,
+    path: Path,
+    sources: Sequence[AssetKey],
+    after: int,
+    until: int,
+    limit: int,
+) -> list[Recorded]:
+    """As `read_rows`, but only those that say something of the versions of these sources.
+
+    Reads the stream in order (`+subject` keeps SQLite from sorting what an index finds): that costs
+    the events in between, and each is passed once.
+    """
+    either = " OR ".join(["+subject = ? OR (+subject >= ? AND +subject < ?)"] * len(sources))
+    names = [text for key in sources for text in (key, f"{key}@", f"{key}A")]  # "A" follows "@"
+    query = SELECT_CHANGES.format(either)
+    rows = db.execute(query, (after, until, *names, limit)).fetchall()
     return [_verified(path, row[:11], row[11] if row[0] > 1 else GENESIS) for row in rows]
 
 

@@ -15,6 +15,7 @@ from freshet.engine.events import (
     Recorded,
     Unknown,
 )
+from freshet.engine.keys import AssetKey
 from freshet.engine.origins import cause_of, subject_of
 
 MAX_BATCH = 1000
@@ -71,6 +72,14 @@ class EventStream(Protocol):
 
     async def at(self, position: int) -> Recorded | None:
         """The event at this position, or None when there is none."""
+        ...
+
+    async def changes(
+        self, sources: Sequence[AssetKey], after: int, until: int, *, limit: int = MAX_BATCH
+    ) -> list[Recorded]:
+        """At most `limit` events after `after` up to `until` that say something of the sources'
+        versions (`SourceChanged`, `Observed`), in order.
+        """
         ...
 
     def follow(self, after: int = 0) -> AsyncIterator[list[Recorded]]:

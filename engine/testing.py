@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from freshet.engine.asking import possible, scope_in, wanted
 from freshet.engine.durations import parse_duration_ms
@@ -36,6 +37,7 @@ from freshet.engine.loop import Loop
 from freshet.engine.project import Project
 from freshet.engine.recollection import Recollection
 from freshet.engine.simulated import Conduct, Duration, SimulatedRunner
+from freshet.engine.stores.payloads import payload_of
 from freshet.engine.valves import actor_of
 from freshet.engine.virtual import LivelockError, VirtualLoop
 from freshet.projections.pauses import EVERYTHING, sensor_scope
@@ -169,10 +171,18 @@ class Simulation(Recollection):
         self._landings.land(path, content, self._clock())
         self._do(self._read_landed())
 
-    def change(self, source: str, version: str | None = None, partition: str = "") -> None:
+    def change(
+        self,
+        source: str,
+        version: str | None = None,
+        partition: str = "",
+        *,
+        payload: object = None,
+    ) -> None:
         """A source has a new version: the given one, or one never seen before; "" says it is gone.
 
-        `change("flights@2024-01-01")` is `change("flights", partition="2024-01-01")`. Raises
+        `change("flights@2024-01-01")` is `change("flights", partition="2024-01-01")`. `payload` is
+        what comes with it for who reads changes: bytes, or anything that can be JSON. Raises
         RequestError for what is no source, or for a partition it cannot have.
         """
         name = f"{source}@{partition}" if partition else source
@@ -185,7 +195,12 @@ class Simulation(Recollection):
             )
         self._changes += 1
         seen = f"version {self._changes}" if version is None else version
-        self._record(SourceChanged(target.asset, target.partition, seen))
+        carried = None
+        if isinstance(payload, bytes):
+            carried = payload_of(payload)
+        elif payload is not None:
+            carried = payload_of(msgspec.json.encode(payload), "json")
+        self._record(SourceChanged(target.asset, target.partition, seen, payload=carried))
 
     # --- what people ask for ------------------------------------------------------------------
 

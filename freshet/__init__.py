@@ -5,6 +5,7 @@ what must be rebuilt, in milliseconds, and can always say why.
 """
 
 from freshet.engine.assets import Asset, Input, Source, asset, source
+from freshet.engine.changes import Change, Changes
 from freshet.engine.context import Context, Output, Window
 from freshet.engine.errors import DefinitionError, FreshetError
 from freshet.engine.keys import AssetPartition
@@ -39,6 +40,8 @@ from freshet.sensors.files import files
 __all__ = [
     "Asset",
     "AssetPartition",
+    "Change",
+    "Changes",
     "Context",
     "DefinitionError",
     "FreshetError",

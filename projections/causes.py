@@ -163,7 +163,7 @@ def _changed_rows(link: Link, i: int, since: int) -> list[tuple[int, int]]:
     Costs the changes since then where the whole asset is read, else the partitions read.
     """
     up = link.up
-    changed_at = up.changed_at
+    changed_at = up.made_at if link.changes and not link.whole else up.changed_at
     if link.whole:
         rows = []
         n = len(up.log_at) - 1
@@ -171,6 +171,9 @@ def _changed_rows(link: Link, i: int, since: int) -> list[tuple[int, int]]:
             if changed_at[up.log_row[n]] == up.log_at[n]:
                 rows.append((up.log_at[n], up.log_row[n]))
             n -= 1
+        newest = (up.newest, up.newest_row)
+        if link.changes and up.newest > since and up.newest_row >= 0 and newest not in rows[:1]:
+            rows.insert(0, newest)  # an equal version, yet one more change
         return rows
     rows = [(changed_at[j], j) for j in link.reads(i) if j < up.n and changed_at[j] > since]
     rows.sort(reverse=True)

@@ -13,6 +13,9 @@ from freshet.projections.marks import DEFERRED, MOVING, NOTHING, STUCK, Failure
 from freshet.projections.states import AssetState, Link
 from freshet.projections.sums import MASK
 
+SPREAD = 0x9E3779B97F4A7C15
+"""Spreads positions over 64 bits (2^64 / the golden ratio): they do not add up to others."""
+
 SHUT, OPEN, GAPS = range(3)
 """A gate: inputs are still to come; all have come; all but some that may be missing."""
 
@@ -151,6 +154,19 @@ def upstream_owed(state: AssetState, i: int, *, every: bool = False) -> int:
     return min((link_owed(link, i, every=every) for link in state.up), default=NOTHING)
 
 
+def newest_change(link: Link, i: int) -> int:
+    """Position of the newest change over an edge; 0 when there was none yet."""
+    up = link.up
+    if link.whole:
+        return up.newest
+    return max((up.made_at[j] for j in link.reads(i) if j < up.n), default=0)
+
+
+def absorbed_until(state: AssetState, i: int) -> int:
+    """The position up to which a row that reads changes has read them all."""
+    return state.absorbed.get(i, state.started_at[i])
+
+
 def inputs_needed(link: Link, i: int) -> int:
     """How many inputs a row has over this edge when none is missing. What reads all of something
     that grows is content with one.
@@ -163,6 +179,8 @@ def inputs_needed(link: Link, i: int) -> int:
 def is_lacking(link: Link, i: int) -> bool:
     """Is an input missing over this edge?"""
     up = link.up
+    if link.changes:
+        return newest_change(link, i) == 0
     if link.whole or link.last:
         return up.versions < inputs_needed(link, i)
     rows = link.lane.reads(i, up.n)
@@ -172,9 +190,16 @@ def is_lacking(link: Link, i: int) -> bool:
 
 
 def fingerprint(state: AssetState, i: int) -> int:
-    """The sum of the hashes of all versions the row would consume now (DESIGN.md, appendix)."""
+    """The sum of the hashes of all versions the row would consume now (DESIGN.md, appendix).
+
+    Over an edge that is read change by change it is the newest change that counts: it never
+    comes again, so that no change is cut off as equal.
+    """
     total = 0
     for link in state.up:
+        if link.changes:
+            total += newest_change(link, i) * SPREAD
+            continue
         total += link.up.total if link.whole else link.up.sum_of(link.reads(i))
     return total & MASK
 

@@ -59,6 +59,8 @@ class Columns:
         self.existing = self.versions = self.total = 0
         self.newest = 0
         """Position of the newest event that states a version of any row."""
+        self.newest_row = -1
+        """The row of that event; -1 where it is not known any more."""
         self.codes: list[str] = []
         self.live: dict[int, Live] = {}
         self.failures: dict[int, Failure] = {}
@@ -68,6 +70,10 @@ class Columns:
         """Demands by people."""
         self.due = Wishes()
         """Demands by policies, its own or of what is downstream, and by demands downstream."""
+        self.absorbed: dict[int, int] = {}
+        """Up to where a row that reads changes has read them, where that is not up to the run that
+        made it (`started_at`).
+        """
         self.explicit: set[int] = set()
         """Brought into being by name: stay when upstreams go."""
         self.cut_debt: array[int] | None = None
@@ -129,6 +135,7 @@ class Columns:
     def made(self, i: int, position: int) -> None:
         """An event states the row's version."""
         self.made_at[i] = self.newest = position
+        self.newest_row = i
 
     # --- versions -------------------------------------------------------------------------------
 

@@ -69,7 +69,11 @@ class Debts(Settling):
         kept = self.attic.pop(name, None) if self.attic else None
         if kept is not None:
             state.made_at[i] = kept.made_at
+            if kept.made_at > state.newest:
+                state.newest, state.newest_row = kept.made_at, i
             state.started_at[i] = kept.started_at
+            if kept.absorbed >= 0:
+                state.absorbed[i] = kept.absorbed
             if kept.made:
                 state.consumed[i] = kept.consumed
                 state.code[i] = state.code_number(kept.code)
@@ -88,6 +92,7 @@ class Debts(Settling):
             self.attic[name] = Keepsake(
                 state.hash[i], state.made_at[i], state.consumed[i], cell.code,
                 state.started_at[i], cell.consumed is not None, mark, self.marks.time_of(mark),
+                state.absorbed.get(i, -1),
             )  # fmt: skip
         state.forget_version(i)
         state.exists[i] = 0
@@ -98,6 +103,7 @@ class Debts(Settling):
         if state.cut_at is not None:
             state.cut_at[i] = 0
         state.explicit.discard(i)
+        state.absorbed.pop(i, None)
         live = state.live.pop(i, None)
         if live is not None:
             self._set_next(live, NOTHING)

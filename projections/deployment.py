@@ -130,12 +130,14 @@ def rows_of(state: AssetState) -> list[int]:
 def _link(debts: Debts) -> None:
     for index, state in enumerate(debts.order):
         state.index = index
-        state.up, state.down = [], []
+        state.up, state.down, state.feeds = [], [], []
     for state in debts.order:
         for dep in state.spec.deps:
             link = Link(dep, debts.states[dep.asset], state)
             state.up.append(link)
             link.up.down.append(link)
+            if link.changes:
+                link.up.feeds.append(link)
     _let_tell(debts)
 
 
@@ -213,6 +215,9 @@ def _reshaped(
         else:
             _move(old, i, new, k)
     new.newest = old.newest
+    row = old.newest_row
+    found = new.number(old.space.key(row)) if row >= 0 and old.exists[row] else None
+    new.newest_row = found if found is not None else -1
     return new
 
 
@@ -237,7 +242,7 @@ def _move(old: AssetState, i: int, new: AssetState, k: int) -> None:
 _COLUMNS = (
     "exists", "there", "state", "hash", "consumed", "code", "changed_at", "made_at", "started_at",
 )  # fmt: skip
-_BY_ROW = ("live", "failures", "forced", "demand", "due")
+_BY_ROW = ("live", "failures", "forced", "demand", "due", "absorbed")
 
 
 def _differs(before: AssetSpec | None, now: AssetSpec) -> bool:

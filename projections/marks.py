@@ -98,6 +98,8 @@ class Keepsake(NamedTuple):
     """The mark with which it went: should it return, it has not absorbed that it was gone."""
     gone_us: int = 0
     """When that was recorded."""
+    absorbed: int = -1
+    """Up to where it had read changes, if not up to the run that made it."""
 
 
 class Tally:

@@ -113,6 +113,7 @@ class Staleness(Debts):
         found = version_hash(event.asset, event.partition, event.data_version)
         if there and state.hash[i] == found:
             state.made(i, recorded.position)
+            self._feed(state, i, recorded)
             return
         wave = self.wave_of(recorded)
         if i >= state.n or not state.exists[i]:
@@ -125,6 +126,12 @@ class Staleness(Debts):
         self.mark_below(state, i, mark)
         if state.is_source and state.calendar is not None:
             pass_watermark(self, state, i, wave)
+
+    def _feed(self, state: AssetState, i: int, recorded: Recorded) -> None:
+        """An equal version stops here; but who reads changes has one more to read."""
+        for link in state.feeds:
+            for k in link.readers(i):
+                self.mark(link.down, k, self.wave_of(recorded))
 
     def _row_for(self, state: AssetState, key: PartitionKey) -> int | None:
         """The row of something that was seen; None if the definition does not let it in."""
@@ -175,13 +182,14 @@ class Staleness(Debts):
         first = not state.there[i]
         changed = first or state.hash[i] != found
         state.consumed[i] = live.pinned
+        rest = self._absorb(state, i, event)
         state.code[i] = state.code_number(event.code_version)
         state.started_at[i] = event.run
         state.made(i, recorded.position)
         state.failures.pop(i, None)
         state.forced.take(i, event.run)
-        state.due.take(i, event.run)
-        self.satisfy(state, i, event.run)
+        state.due.take(i, min(event.run, rest))
+        self.satisfy(state, i, min(event.run, rest))
         if changed:
             state.set_version(i, found, recorded.position)
         # Those below owe what a run pays, so they will look; but nobody owes a wall's debt, nor
@@ -190,11 +198,24 @@ class Staleness(Debts):
         unexpected = state.is_wall or live.paying == NOTHING
         if live.paying < NOTHING:
             self.marks.known[live.paying] = self.marks.at[live.paying]
-        self._end(state, i, live.next)
+        self._end(state, i, min(live.next, rest))
         if changed and unexpected:
             self.mark_below(state, i, self.wave_of(recorded))
         elif first:
             self.mark_below(state, i, live.paying)
+
+    def _absorb(self, state: AssetState, i: int, event: Materialized) -> int:
+        """Note up to where a run has read changes. What it left is owed on: the position of the
+        first of that, NOTHING if there is none.
+        """
+        state.absorbed.pop(i, None)
+        found = event.absorbed
+        if found is None or not found.rest:
+            return NOTHING
+        state.absorbed[i] = found.until
+        state.consumed[i] ^= 1  # equal to nothing: there is more to read
+        self.marks.known[found.rest] = found.rest_us
+        return found.rest
 
     # --- runs ---------------------------------------------------------------------------------
 
@@ -292,7 +313,9 @@ class Staleness(Debts):
                 self.touch_below(state, i)  # what is demanded together waits for each other
 
     def _invalidated(self, event: Invalidated, recorded: Recorded) -> None:
-        self._targets(event.targets, recorded, force=True)
+        for state, i in self._targets(event.targets, recorded, force=True):
+            if state.spec.reads_changes:
+                state.absorbed[i] = 0  # what was wrong may be in any of them: it reads all again
 
     def _targets(
         self, targets: Iterable[AssetPartition], recorded: Recorded, *, force: bool

@@ -35,6 +35,8 @@ class AssetState(Columns):
         """Place in the topological order of assets."""
         self.up: list[Link] = []
         self.down: list[Link] = []
+        self.feeds: list[Link] = []
+        """The edges over which it is read change by change."""
         self.followed = False
         """Are changes of its debts noted in `marks.moved`?"""
         self.tells = False
@@ -179,7 +181,8 @@ class Link:
     """One edge between two asset states."""
 
     __slots__ = (
-        "deadline_us", "dep", "down", "is_self", "lane", "last", "many", "rule", "up", "whole",
+        "changes", "deadline_us", "dep", "down", "is_self", "lane", "last", "many", "rule", "up",
+        "whole",
     )  # fmt: skip
 
     def __init__(self, dep: Dependency, up: AssetState, down: AssetState) -> None:
@@ -192,6 +195,7 @@ class Link:
         self.last = isinstance(dep.mapping, Last)
         self.many = is_many(dep.mapping, up.spec.partitions, down.spec.partitions)
         self.rule = dep.missing or "wait"
+        self.changes = dep.changes
         self.deadline_us = dep.deadline_ms * 1000
         if self.whole or self.last:
             up.watch()

@@ -25,7 +25,7 @@ from freshet.engine.events import (
     SourceChanged,
 )
 from freshet.engine.socket import Request, ask
-from freshet.engine.sqlite import SqliteReader
+from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.stream import MAX_BATCH
 from freshet.projections.cells import cells_of, version_hash
 from freshet.projections.view import View

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from freshet.engine.assets import Asset, Source, resolve
+from freshet.engine.assets import Asset, Source
 from freshet.engine.events import (
     AnyEvent,
     Demanded,
@@ -18,6 +18,7 @@ from freshet.engine.keys import parse_asset_partition
 from freshet.engine.loop import Loop
 from freshet.engine.memory import MemoryStream
 from freshet.engine.policies import Eager
+from freshet.engine.resolution import resolve
 from freshet.engine.stores.memory import MemoryStore
 from freshet.projections.catalog import Version
 from freshet.projections.causes import Status

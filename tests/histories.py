@@ -12,7 +12,7 @@ from freshet.engine.keys import AssetPartition
 from freshet.engine.mappings import All, Offset
 from freshet.engine.origins import cause_of
 from freshet.engine.partitions import Dynamic, Partitions
-from freshet.engine.parts import Target
+from freshet.engine.parts import Absorbed, Target
 from freshet.engine.policies import (
     AllOf,
     AnyOf,
@@ -27,7 +27,7 @@ from freshet.engine.policies import (
 from freshet.engine.reactor import decide
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.engine.windows import Windows
-from freshet.projections.cells import Cell, cells_of
+from freshet.projections.cells import Cell, absorbed_until, cells_of
 from freshet.projections.view import View
 from tests.shapes import SHAPES, mappings_between, universe
 
@@ -46,11 +46,18 @@ class History:
     """A growing history and the view that folds it; `say` records one event."""
 
     def __init__(
-        self, rng: random.Random, size: int, *, skips: bool = True, lazy: bool = True
+        self,
+        rng: random.Random,
+        size: int,
+        *,
+        skips: bool = True,
+        lazy: bool = True,
+        by_change: bool = True,
     ) -> None:
         self.rng = rng
         self.skips = skips
         self.lazy = lazy
+        self.by_change = by_change
         self.view = View()
         self.recorded: list[e.Recorded] = []
         self.now = JANUARY_US - DAY_US
@@ -115,8 +122,35 @@ class History:
             self.succeed(run, target, self.content(target, pinned))
 
     def succeed(self, run: int, target: Target, version: str) -> None:
-        self.say(e.Materialized(target.asset, target.partition, run, version, target.code_version))
+        name = (target.asset, target.partition, run, version, target.code_version)
+        self.say(e.Materialized(*name, absorbed=self._absorbed(run, target)))
         self.say(e.RunSucceeded(run))
+
+    def _absorbed(self, run: int, target: Target) -> Absorbed | None:
+        """What a run reads of the changes before it, of an asset that reads changes."""
+        cell = self.view.staleness.cell(target.asset, target.partition)
+        if cell is None or not cell.home.spec.reads_changes:
+            return None
+        state, since = cell.home, absorbed_until(cell.home, cell.i)
+        read = {
+            (link.dep.asset, link.up.space.key(j))
+            for link in state.up
+            if link.changes
+            for j in (range(link.up.n) if link.whole else link.reads(cell.i))
+            if link.up.space.valid(j)
+        }
+        found = [
+            recorded
+            for recorded in self.recorded[since : run - 1]
+            if isinstance(recorded.event, e.SourceChanged | e.Observed)
+            and (recorded.event.asset, recorded.event.partition) in read
+        ]
+        limit = state.spec.max_changes
+        if len(found) <= limit:
+            return Absorbed(since, run, len(found))
+        rest = found[limit]
+        until = found[limit - 1].position
+        return Absorbed(since, until, limit, rest.position, rest.recorded_at)
 
     def fail(self) -> None:
         live = self._live()
@@ -209,13 +243,25 @@ class History:
         for up in self.rng.sample(ups, min(len(ups), self.rng.choice([0, 1, 1, 2, 2, 3]))):
             mapping = self.rng.choice(mappings_between(up.partitions, shape))
             rule = self.rng.choice(["", "", "", "skip" if self.skips else ""])
-            deps.append(Dependency(up.key, mapping, missing=rule))  # type: ignore[arg-type]  # a Missing
+            by_change = self.by_change and up.is_source and self.rng.random() < 0.3
+            deps.append(
+                Dependency(up.key, mapping, changes=True)
+                if by_change
+                else Dependency(up.key, mapping, missing=rule)  # type: ignore[arg-type]  # a Missing
+            )
         if isinstance(shape, Windows) and self.rng.random() < 0.3:
             deps.append(Dependency(key, Offset(-1)))
         ordered = shape is not None and not isinstance(shape, Dynamic)
         policy = self._policy(sorted({dep.asset for dep in deps}), ordered)
         code = self.rng.choice(["x", "y"])
-        return AssetSpec(key, deps=tuple(deps), partitions=shape, policy=policy, code_version=code)
+        return AssetSpec(
+            key,
+            deps=tuple(deps),
+            partitions=shape,
+            policy=policy,
+            code_version=code,
+            max_changes=self.rng.choice([1, 2, 1000]),
+        )
 
     def _policy(self, inputs: list[str], ordered: bool) -> Policy:
         """Eager as a rule; lazy ones, whose time comes at random, and narrowed ones."""
@@ -246,7 +292,7 @@ def _fitting(spec: AssetSpec, reshaped: AssetSpec) -> AssetSpec:
     longer holds.
     """
     deps = tuple(
-        Dependency(dep.asset, All())
+        msgspec.structs.replace(dep, mapping=All())
         if dep.asset == reshaped.key != spec.key
         and dep.mapping not in mappings_between(reshaped.partitions, spec.partitions)
         else dep

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from freshet.engine import events as e
 from freshet.engine.graph import Graph
 from freshet.engine.mappings import All, Last
+from freshet.engine.parts import Absorbed
 from freshet.engine.policies import (
     AllOf,
     AnyCondition,
@@ -61,11 +62,13 @@ class Model:
         self.demand: dict[Key, set[int]] = {}
         self.due: dict[Key, set[int]] = {}
         self.changed: dict[Key, int] = {}
+        self.made: dict[Key, int] = {}
+        self.newest: dict[str, int] = {}
         self.started: dict[Key, int] = {}
         self.failed: dict[Key, tuple[tuple[Read, str], int | None]] = {}
         self.runs: dict[int, Key] = {}
         self.wave = (0, -INF)
-        self.attic: dict[Key, tuple[str, Read | None, str, int]] = {}
+        self.attic: dict[Key, tuple[str, Read | None, str, int, int]] = {}
         self.now_us = self.position = 0
         self.seen: dict[str, int] = {}
         self.memo: dict[Key, bool] = {}
@@ -120,11 +123,21 @@ class Model:
     def fingerprint(self, n: Key) -> Read:
         read = []
         for dep, _, cells in self.ups(n):
+            if dep.changes:
+                newest = self.newest_change(dep, cells)
+                read += [((dep.asset, "#"), str(newest))] if newest else []
+                continue
             there = [c for c in cells if c in self.version]
             if isinstance(dep.mapping, Last):
                 there = self.newest_of(cells)
             read += [(c, self.version[c]) for c in there]
         return tuple(sorted(read))
+
+    def newest_change(self, dep: Dependency, cells: list[Key]) -> int:
+        if isinstance(dep.mapping, All):
+            return self.newest.get(dep.asset, 0)
+        cells = self.newest_of(cells) if isinstance(dep.mapping, Last) else cells
+        return max((self.made.get(c, 0) for c in cells), default=0)
 
     def gate(self, n: Key) -> str:
         """ "shut", "open", or "gaps" when only what may be missing, or has failed, is."""
@@ -150,6 +163,8 @@ class Model:
         return found
 
     def lacks(self, dep: Dependency, wanted: list[Key]) -> bool:
+        if dep.changes:
+            return self.newest_change(dep, [c for c in wanted if c in self.cells]) == 0
         there = sum(c in self.version for c in wanted)
         shape = self.specs[dep.asset].partitions
         needed = len(wanted)
@@ -332,6 +347,7 @@ class Model:
                     self.consumed.get(gone),
                     self.code.get(gone, ""),
                     w,
+                    self.made.get(gone, 0),
                 )
             for table in (
                 self.version,
@@ -342,6 +358,7 @@ class Model:
                 self.due,
                 self.failed,
                 self.changed,
+                self.made,
             ):
                 table.pop(gone, None)
             self.explicit.discard(gone)
@@ -349,7 +366,8 @@ class Model:
         self.cells = now
         went: dict[Key, int] = {}
         for n in (now - before) & set(self.attic):
-            self.version[n], consumed, self.code[n], went[n] = self.attic.pop(n)
+            self.version[n], consumed, self.code[n], went[n], self.made[n] = self.attic.pop(n)
+            self.newest[n[0]] = max(self.newest.get(n[0], 0), self.made[n])
             self.changed[n] = self.position
             if consumed is not None:
                 self.consumed[n] = consumed
@@ -414,9 +432,9 @@ class Model:
                 if a not in self.specs or not admits(self.specs[a].partitions, k):
                     self.attic.pop((a, k), None)
                     if v:
-                        self.attic[a, k] = (v, None, "", INF)
-                elif v != self.version.get((a, k), ""):
-                    self.change((a, k), v or None, self.wave_of(recorded))
+                        self.attic[a, k] = (v, None, "", INF, p)
+                elif v or (a, k) in self.version:
+                    self.state_version((a, k), v, recorded)
             case e.GraphDeployed():
                 self.now_us = max(self.now_us, recorded.recorded_at)
                 self.deploy(p, event)
@@ -430,7 +448,7 @@ class Model:
                     self.running[n] = self.owed.get(n, INF)
                     self.pinned[n] = (self.fingerprint(n), target.code_version)
             case e.Materialized(run=run, data_version=v) if run in self.runs:
-                self.finish(recorded, run, self.runs.pop(run), v)
+                self.finish(recorded, run, self.runs.pop(run), v, event.absorbed)
             case e.RunFailed(run=run) | e.RunCancelled(run=run) | e.RunAbandoned(run=run) if (
                 run in self.runs
             ):
@@ -490,6 +508,17 @@ class Model:
             self.wave = (recorded.position, recorded.recorded_at + 250_000)
         return self.wave[0]
 
+    def state_version(self, n: Key, v: str, recorded: e.Recorded) -> None:
+        equal = v == self.version.get(n)
+        self.newest[n[0]] = recorded.position
+        self.made[n] = recorded.position
+        if not equal:
+            self.change(n, v or None, self.wave_of(recorded))
+            return
+        for d in self.downs(n):  # no news, but one more change to read
+            if any(dep.changes and n in cells for dep, _, cells in self.ups(d)):
+                self.mark(d, self.wave_of(recorded))
+
     def change(self, n: Key, v: str | None, w: int) -> None:
         below = self.downs(n)
         self.version.pop(n, None)
@@ -516,20 +545,27 @@ class Model:
             for d in self.downs(n):
                 self.mark(d, owed)
 
-    def finish(self, recorded: e.Recorded, run: int, n: Key, v: str) -> None:
+    def finish(
+        self, recorded: e.Recorded, run: int, n: Key, v: str, absorbed: Absorbed | None
+    ) -> None:
         paid = self.running[n]
-        self.end(n, self.next[n])
+        rest = absorbed.rest if absorbed is not None and absorbed.rest else INF
+        self.end(n, min(self.next[n], rest))
         if n not in self.cells:
             return
         changed, first = self.version.get(n) != v, n not in self.version
         self.consumed[n], self.code[n] = self.pinned[n]
+        if rest < INF:
+            self.consumed[n] += ((("", "there is more to read"), ""),)
+        self.made[n] = recorded.position
         self.version[n] = v
         self.started[n] = run
         if changed:
             self.changed[n] = recorded.position
         self.failed.pop(n, None)
         for table in (self.forced, self.demand, self.due):
-            table[n] = {p for p in table.get(n, ()) if p > run}
+            paid_until = run if table is self.forced else min(run, rest)
+            table[n] = {p for p in table.get(n, ()) if p >= paid_until}
         if changed and (self.is_wall(n[0]) or paid == INF):
             paid = self.wave_of(recorded)
         elif not first:
@@ -545,6 +581,7 @@ class Model:
             dict(Graph.build(event.assets).specs.items()),
         )
         self.cache = {}
+        self.newest = {a: p for a, p in self.newest.items() if a in self.specs}
         kept = [n for n in [*self.version, *self.attic] if n[0] in self.specs]
         for n in kept:
             if self.specs[n[0]].is_source and admits(self.specs[n[0]].partitions, n[1]):

@@ -25,7 +25,8 @@ from freshet.engine.events import (
 from freshet.engine.keys import AssetPartition
 from freshet.engine.memory import MemoryStream
 from freshet.engine.specs import Plain
-from freshet.engine.sqlite import SqliteReader, SqliteStream
+from freshet.engine.sqlite import SqliteStream
+from freshet.engine.sqlite_reader import SqliteReader
 from tests.engine import Engine, engine
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,7 @@ import pytest
 from freshet.engine.cli.main import COMMANDS, Commands, cli, run
 from freshet.engine.events import Recorded, RunAbandoned
 from freshet.engine.socket import socket_path
-from freshet.engine.sqlite import SqliteReader
+from freshet.engine.sqlite_reader import SqliteReader
 
 PROJECT = '''
 import freshet as fr

@@ -210,11 +210,15 @@ EVENTS: list[tuple[AnyEvent, str, int | None]] = [
     (MessageSettled("orders", "orders/0/17"), "orders", None),
     (MessageSettled("orders", "orders/0/17", False), "orders", None),
     (
-        SourceChanged("orders", "", "0:17", {"offset": 17}, Payload("text", '{"id":1}', 8)),
+        SourceChanged("orders", "", "0:17", {"offset": 17}, Payload("json", "text", '{"id":1}', 8)),
         "orders",
         None,
     ),
-    (SourceChanged("orders", "", "0:18", payload=Payload("stored", "ab12", 99)), "orders", None),
+    (
+        SourceChanged("orders", "", "0:18", payload=Payload("bytes", "stored", "ab12", 99)),
+        "orders",
+        None,
+    ),
     (Materialized("totals", run=7, data_version="9", absorbed=Absorbed(3, 6)), "totals", 7),
     (
         Materialized("totals", run=7, data_version="9", absorbed=Absorbed(3, 6, 2, 8, 1700)),

@@ -10,11 +10,11 @@ import pytest
 from structlog.testing import capture_logs
 
 import freshet as fr
-from freshet.engine.assets import resolve
 from freshet.engine.events import GraphDeployed, RunStarted, SourceChanged
 from freshet.engine.loop import Loop
 from freshet.engine.persist import persist
 from freshet.engine.policies import Eager
+from freshet.engine.resolution import resolve
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.stores.memory import MemoryStore
 from freshet.engine.stream import wall_clock

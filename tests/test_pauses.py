@@ -30,7 +30,8 @@ from freshet.engine.events import (
 )
 from freshet.engine.memory import MemoryStream
 from freshet.engine.specs import AssetSpec
-from freshet.engine.sqlite import SqliteReader, SqliteStream
+from freshet.engine.sqlite import SqliteStream
+from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.supervisor import supervise
 from freshet.engine.valves import Valve
 from freshet.projections.pauses import (

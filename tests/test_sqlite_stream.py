@@ -21,8 +21,9 @@ from anyio.lowlevel import checkpoint
 
 from freshet.engine.errors import FencedError, InUseError, StreamError
 from freshet.engine.events import CursorMoved, EngineStopped, Recorded, SourceChanged
-from freshet.engine.sqlite import SqliteReader, SqliteStream
+from freshet.engine.sqlite import SqliteStream
 from freshet.engine.sqlite_file import FORMAT
+from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.stream import MAX_PENDING
 
 pytestmark = pytest.mark.anyio

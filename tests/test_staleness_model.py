@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from freshet.engine import events as e
 from freshet.engine.reactor import decide
-from freshet.projections.cells import Cell, downstream, fingerprint, version_hash
+from freshet.projections.cells import Cell, downstream, fingerprint, newest_change, version_hash
 from freshet.projections.cells import cells_of as rows_of
 from freshet.projections.marks import BULK, LIVE, NOTHING
 from freshet.projections.staleness import Staleness
@@ -161,11 +161,37 @@ def test_one_change_touches_only_descendants(seed: int, size: int, steps: int) -
         assert n[0] in below or cell.owed == before[n]
 
 
+@settings(max_examples=400, deadline=None)
+@given(seed=seeds, size=sizes, steps=st.integers(1, 60))
+def test_each_change_is_read_by_exactly_one_run(seed: int, size: int, steps: int) -> None:
+    """What reads changes goes on where its last success ended, and at rest has read them all."""
+    history = History(random.Random(seed), size)
+    for _ in range(steps):
+        history.step()
+    finish_everything(history)
+    until: dict[tuple[str, str], int] = {}
+    for recorded in history.recorded:
+        event = recorded.event
+        if isinstance(event, e.Materialized):
+            n = event.asset, event.partition
+            if event.absorbed is not None:
+                since = event.absorbed.since
+                assert since in (until.get(n, 0), 0), n  # 0: it starts over
+                assert since < event.absorbed.until < (event.absorbed.rest or 1 << 62)
+            until[n] = event.absorbed.until if event.absorbed is not None else event.run
+    for n, cell in cells_of(history.view.staleness).items():
+        if cell.owed == NOTHING and cell.home.spec.reads_changes:
+            newest = max(newest_change(link, cell.i) for link in cell.home.up if link.changes)
+            assert until[n] >= newest, n
+
+
 @settings(max_examples=100, deadline=None)
 @given(seed=seeds, size=sizes, steps=st.integers(1, 40))
 def test_an_equal_version_touches_nothing(seed: int, size: int, steps: int) -> None:
-    """A source seen again with the version it had moves no number of any cell."""
-    history = History(random.Random(seed), size)
+    """A source seen again with the version it had moves no number of any cell, unless someone
+    reads its changes.
+    """
+    history = History(random.Random(seed), size, by_change=False)
     for _ in range(steps):
         history.step()
     staleness = history.view.staleness
@@ -188,7 +214,7 @@ def test_a_burst_costs_one_run_per_affected_partition(
     those that wait for all their inputs. (What was behind before, for want of a first input, has an
     older debt to pay, and may run for that first.)
     """
-    history = History(random.Random(seed), size, skips=False, lazy=False)
+    history = History(random.Random(seed), size, skips=False, lazy=False, by_change=False)
     finish_everything(history)
     history.now += 10_000_000
     history.rng = random.Random(seed + 1)

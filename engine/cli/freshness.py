@@ -16,7 +16,7 @@ from freshet.engine.errors import DefinitionError, RequestError
 from freshet.engine.keys import AssetKey
 from freshet.engine.policies import MaxLag
 from freshet.engine.selection import select
-from freshet.engine.sqlite import SqliteReader
+from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.stream import wall_clock
 from freshet.projections.attainment import Attainment, AttainmentRow
 from freshet.projections.why import describe

@@ -16,7 +16,8 @@ import click
 from freshet.engine.errors import InUseError, RequestError
 from freshet.engine.events import Recorded
 from freshet.engine.socket import Request, Wish, ask
-from freshet.engine.sqlite import SqliteReader, SqliteStream
+from freshet.engine.sqlite import SqliteStream
+from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.stream import MAX_BATCH
 from freshet.projections.view import View
 

@@ -4,6 +4,7 @@ import os
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import anyio.to_thread
 from msgspec.structs import replace
@@ -17,12 +18,21 @@ MAX_INLINE_BYTES = 64 * 1024
 """Content kept in the event itself: a page or two of SQLite's cache; larger ones lie beside it."""
 
 
-def payload_of(content: bytes) -> Payload:
+def payload_of(content: bytes, kind: Literal["json", "bytes"] = "bytes") -> Payload:
     """The content as it is recorded: text where it is text."""
     try:
-        return Payload("text", content.decode(), len(content))
+        return Payload(kind, "text", content.decode(), len(content))
     except UnicodeDecodeError:
-        return Payload("base64", b64encode(content).decode(), len(content))
+        return Payload(kind, "base64", b64encode(content).decode(), len(content))
+
+
+def inline_content(payload: Payload) -> bytes:
+    """The content of a payload that lies in its event. Raises StoreError for one that does not."""
+    if payload.form == "text":
+        return payload.data.encode()
+    if payload.form == "base64":
+        return b64decode(payload.data)
+    raise StoreError(f"the payload {payload.data} is not in the stream itself")
 
 
 class Payloads:
@@ -42,10 +52,8 @@ class Payloads:
 
     def content(self, payload: Payload) -> bytes:
         """The content, wherever it lies. Raises StoreError when it is not there, or damaged."""
-        if payload.form == "text":
-            return payload.data.encode()
-        if payload.form == "base64":
-            return b64decode(payload.data)
+        if payload.form != "stored":
+            return inline_content(payload)
         path = self._path(payload.data)
         try:
             found = path.read_bytes()
@@ -75,7 +83,7 @@ class Payloads:
                 os.fsync(file.fileno())
             hidden.rename(path)
             _sync_folder(path.parent)
-        return replace(change, payload=Payload("stored", name, payload.size))
+        return replace(change, payload=Payload(payload.kind, "stored", name, payload.size))
 
     def _path(self, name: str) -> Path:
         return self._folder / name[:2] / name

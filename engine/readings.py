@@ -1,0 +1,89 @@
+"""Readings: the changes a run is to read, taken from the stream, and the form it gets them in."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from freshet.engine.changes import Change, Changes
+from freshet.engine.events import Observed, Recorded, SourceChanged
+from freshet.engine.orders import Order, Reading
+from freshet.engine.parts import Absorbed, Payload
+from freshet.engine.stream import MAX_BATCH, EventStream
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """The changes a run has taken from the stream, and what is recorded of that."""
+
+    reading: Reading
+    changes: tuple[Recorded, ...]
+    absorbed: Absorbed
+
+
+async def take_changes(stream: EventStream, order: Order, reading: Reading) -> Taken:
+    """The first changes after `since` and before the run started, at most `max_changes` of them."""
+    wanted = {feed.source: feed.partitions for feed in reading.feeds}
+    found: list[Recorded] = []
+    after, limit = reading.since, order.spec.max_changes
+    while len(found) <= limit:
+        page = await stream.changes(tuple(wanted), after, order.run, limit=MAX_BATCH)
+        found += [recorded for recorded in page if _is_wanted(recorded, wanted)]
+        if len(page) < MAX_BATCH:
+            break
+        after = page[-1].position
+    rest = found[limit] if len(found) > limit else None
+    taken = tuple(found[:limit])
+    until = taken[-1].position if rest is not None else order.run
+    absorbed = Absorbed(reading.since, until, len(taken))
+    if rest is not None:
+        absorbed = msgspec.structs.replace(absorbed, rest=rest.position, rest_us=rest.recorded_at)
+    return Taken(reading, taken, absorbed)
+
+
+def arguments_of(
+    taken: Taken,
+    types: Mapping[str, Any],
+    content: Callable[[Payload], bytes],
+    previous: Callable[[], Any] | None,
+) -> dict[str, Changes[Any]]:
+    """What each parameter receives that reads changes; `types` are those of their payloads."""
+    named = {feed.parameter: feed.source for feed in taken.reading.feeds if feed.parameter}
+    others = {feed.source for feed in taken.reading.feeds if not feed.parameter}
+    found: dict[str, Changes[Any]] = {}
+    for parameter, type_ in types.items():
+        sources = {named[parameter]} if parameter in named else others
+        changes = [
+            _change(recorded, recorded.event, type_, content)
+            for recorded in taken.changes
+            if isinstance(recorded.event, SourceChanged | Observed)
+            and recorded.event.asset in sources
+        ]
+        found[parameter] = Changes(changes, more=taken.absorbed.rest > 0, previous=previous)
+    return found
+
+
+def _is_wanted(recorded: Recorded, wanted: Mapping[str, frozenset[str] | None]) -> bool:
+    event = recorded.event
+    if not isinstance(event, SourceChanged | Observed):
+        return False
+    partitions = wanted[event.asset]
+    return partitions is None or event.partition in partitions
+
+
+def _change(
+    recorded: Recorded,
+    event: SourceChanged | Observed,
+    type_: Any,
+    content: Callable[[Payload], bytes],
+) -> Change[Any]:
+    change: Change[Any] = Change(
+        event.asset,
+        event.partition,
+        event.data_version,
+        recorded.position,
+        recorded.recorded_at,
+        metadata=event.metadata,
+    )
+    if isinstance(event, SourceChanged) and event.payload is not None:
+        change.carry(event.payload, content, type_)
+    return change
