@@ -15,7 +15,6 @@ from freshet.projections.sums import MASK
 
 SPREAD = 0x9E3779B97F4A7C15
 """Spreads positions over 64 bits (2^64 / the golden ratio): they do not add up to others."""
-
 SHUT, OPEN, GAPS = range(3)
 """A gate: inputs are still to come; all have come; all but some that may be missing."""
 
@@ -328,10 +327,11 @@ def standstill(state: AssetState, i: int, open_: int) -> int:
             return STUCK
         if up.tells:
             rows = absent_rows(link, i) if absent else owing_rows(link, i, floor)
-            standings.update(up.stalled[j] if up.exists[j] else STUCK for j in rows)
-            if absent and not (link.whole or link.last):
-                beyond = any(j >= up.n for j in link.lane.reads(i, up.n))
-                standings.update((STUCK,) if beyond else ())
+            standings.update(up.stalled[j] for j in rows if up.exists[j])
+            whole = link.whole or link.last  # which reads what there is
+            asked = link.lane.reads(i, up.n) if not whole else () if up.existing else (up.n,)
+            gone = any(j >= up.n or not up.exists[j] for j in asked)
+            standings.update((STUCK,) if gone and absent else ())
         elif absent or link_owed(link, i) <= floor:
             standings.add(MOVING)
     if open_ == SHUT and STUCK in standings:

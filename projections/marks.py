@@ -116,7 +116,11 @@ class Wishes(dict[int, tuple[int, ...]]):
     """By row the positions of wishes that are not fulfilled, the newest last."""
 
     def add(self, i: int, position: int) -> None:
-        self[i] = (*self.get(i, ()), position)
+        found = self.get(i, ())
+        if not found or position > found[-1]:
+            self[i] = (*found, position)
+        elif position not in found:  # an older one, asked again after a deployment
+            self[i] = tuple(sorted((*found, position)))
 
     def newest(self, i: int) -> int:
         """0 if there is none."""

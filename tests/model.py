@@ -200,6 +200,7 @@ class Model:
                 continue
             if absent:
                 rows = [c for c in wanted if c not in self.version]
+                standings |= set() if wanted else {"stuck"}
                 standings |= {self.standing(c) if c in self.cells else "stuck" for c in rows}
             else:
                 standings |= {self.standing(c) for c in cells if self.eff(c) <= floor}

@@ -1,5 +1,8 @@
 """Assets that read changes: each change of a source in exactly one run that succeeds."""
 
+import random
+import subprocess
+import sys
 from pathlib import Path
 
 import anyio
@@ -10,11 +13,14 @@ from freshet.engine.errors import DefinitionError, StoreError
 from freshet.engine.events import (
     Invalidated,
     Materialized,
+    Recorded,
     RunFailed,
     RunStarted,
     SourceChanged,
 )
 from freshet.engine.keys import AssetPartition
+from freshet.engine.sqlite import SqliteStream
+from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.stores.payloads import Payloads, payload_of
 from freshet.testing import simulate
 from tests.engine import Engine, engine
@@ -55,7 +61,7 @@ async def absorbed(under_test: Engine) -> list[tuple[int, int, int]]:
     return [(one.since, one.until, one.count) for one in found]
 
 
-async def test_each_change_comes_once_and_in_order() -> None:
+async def test_each_change_comes_once_and_in_order() -> None:  # X8
     reader = Reader()
     async with engine(ORDERS, reader.asset) as under_test:
         await under_test.say(*(order(n) for n in range(100)))
@@ -322,3 +328,75 @@ def test_a_simulation_reads_changes_and_their_payloads() -> None:
             sim.change("shop/orders", payload={"amount": number})
         sim.advance("1m")
         assert sim.value("revenue") == 45
+
+
+PROJECT = """
+import time
+
+import freshet as fr
+
+orders = fr.source("orders")
+
+
+@fr.asset(deps=[orders], max_changes=7)
+def seen(changes: fr.Changes) -> list[str]:
+    time.sleep(0.002)
+    return [*changes.previous([]), *(change.data_version for change in changes)]
+
+
+project = fr.Project([orders, seen], store=fr.LocalStore("data"))
+"""
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(60, marks=pytest.mark.slow)])
+async def test_each_change_once_whatever_is_killed(  # X8
+    tmp_path: Path, kills: int
+) -> None:
+    """A daemon killed in the middle of a burst, again and again, reads what an unkilled one does;
+    and its value has each change once, in order.
+    """
+    rng = random.Random(kills)
+    (tmp_path / "project.py").write_text(PROJECT)
+    path = tmp_path / ".freshet" / "stream.db"
+    path.parent.mkdir()
+    count = 100 * kills
+    async with SqliteStream.open(path) as stream:
+        for start in range(0, count, 100):
+            await stream.append([SourceChanged("orders", "", f"{start + n}") for n in range(100)])
+    command = [sys.executable, "-m", "freshet", "run", "project.py"]
+    for kill in range(kills + 1):
+        daemon = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+        try:
+            async with SqliteReader.open(path) as reader:
+                after = await reader.refresh()
+                wanted = rng.randrange(5, 40) if kill < kills else 1 << 40
+                async for batch in reader.follow(after):
+                    wanted -= len(batch)
+                    if wanted <= 0 or any(_has_read(r, count) for r in batch):
+                        break
+        finally:
+            daemon.kill()
+            daemon.wait()
+    async with SqliteReader.open(path) as reader:
+        history = [r for r in await _everything(reader) if isinstance(r.event, Materialized)]
+    ranges = [r.event.absorbed for r in history if isinstance(r.event, Materialized)]
+    assert all(r is not None for r in ranges)
+    assert [r.since for r in ranges if r] == [0, *(r.until for r in ranges[:-1] if r)]
+    assert sum(r.count for r in ranges if r) == count
+    last = history[-1].event
+    assert isinstance(last, Materialized)
+    store = fr.LocalStore(tmp_path / "data")
+    found = store.load(AssetPartition("seen"), last.data_version, list)
+    assert found == [str(n) for n in range(count)]
+
+
+def _has_read(recorded: Recorded, count: int) -> bool:
+    made = recorded.event
+    return isinstance(made, Materialized) and made.absorbed is not None and not made.absorbed.rest
+
+
+async def _everything(reader: SqliteReader) -> list[Recorded]:
+    found: list[Recorded] = []
+    while batch := await reader.read(len(found)):
+        found += batch
+    return found

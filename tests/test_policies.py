@@ -1546,7 +1546,6 @@ def _is_owed(view: View, cell: Cell) -> bool:
     return must_run(state, i) and (gate(state, i) != SHUT or not is_deferred)
 
 
-# FAILS until bug 1, 2, 3, 4, 5 of the report of 2026-11-21 is fixed; then drop this line.
 @settings(max_examples=400, deadline=None)
 @given(seed=st.integers(0, 10**9))
 def test_no_world_spins_and_none_loses_a_change(seed: int) -> None:

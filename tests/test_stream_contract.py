@@ -16,6 +16,7 @@ from freshet.engine.events import (
     EngineStarted,
     EngineStopped,
     Materialized,
+    Observed,
     Recorded,
     SourceChanged,
     Unknown,
@@ -258,6 +259,37 @@ class TestRead:
         found = [await stream.at(position) for position in (-1, 0, 1, 5, 6)]
         events = [item.event if item else None for item in found]
         assert events == [None, None, change(1), change(5), None]
+
+    async def test_changes_of_some_sources_come_in_order_whatever_lies_between(
+        self, stream: EventStream
+    ) -> None:
+        """Whole sources and single partitions; not those whose keys only begin alike."""
+        await stream.append(
+            [
+                SourceChanged("a", "", "1"),
+                SourceChanged("ab", "", "1"),
+                SourceChanged("a/b", "", "1"),
+                SourceChanged("a", "x@y", "1"),
+                Materialized("a", "x", 1, "1"),
+                Observed("a", "x", "2"),
+                CursorMoved("a", {"a": "1"}),
+                SourceChanged("b", "x", "1"),
+                SourceChanged("a-b", "x", "1"),
+                SourceChanged("a", "z", ""),
+            ]
+        )
+
+        async def found(
+            *names: str, after: int = 0, until: int = 99, limit: int = 9
+        ) -> list[int]:
+            events = await stream.changes(names, after, until, limit=limit)
+            return [recorded.position for recorded in events]
+
+        assert await found("a") == [1, 4, 6, 10]
+        assert await found("a", "b") == [1, 4, 6, 8, 10]
+        assert await found("a", after=1, until=9) == [4, 6]
+        assert await found("a", "b", limit=2) == [1, 4]
+        assert await found("c") == []
 
     async def test_a_cursor_is_the_fold_of_its_moves(self, stream: EventStream) -> None:
         await stream.append([change(1), CursorMoved("files", {"a": "1", "b": "1"})])
