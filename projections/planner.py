@@ -80,15 +80,18 @@ class Planner:
         self._staleness = staleness
         self._runs = runs
 
-    def asks_at(self, cell: Cell) -> int | None:
-        """When (µs) the policy of this row asks for something; None when it does not by itself."""
+    def asks_at(self, cell: Cell, *, after: int = 0) -> int | None:
+        """When (µs) the policy of this row asks for something; None when it does not by itself.
+        `after`: not counting what a promise has asked for by then.
+        """
         state, i = cell.home, cell.i
         policy = state.spec.policy
         since = self._since(cell)
         if since is None or state.at_once or state.is_wall:
             return None
         if isinstance(policy, MaxLag):
-            at = min((start.at for start in self._latest_starts(cell).values()), default=None)
+            starts = self._latest_starts(cell).values()
+            at = min((start.at for start in starts if start.at > after), default=None)
         elif wanted(state, i) or not self.asks_for_something(cell):
             return None
         elif isinstance(policy, Cron):

@@ -122,6 +122,8 @@ class Promises:
                 before = due.get(key, FellDue((), describe(cell.home.spec.policy)))
                 targets = (*before.targets, cell.key) if asked.itself else before.targets
                 due[key] = FellDue(targets, before.policy, asked.pulled or before.pulled)
+            else:  # all that is due by now asks by itself: the rest has its own moments
+                self._wake(found, self.planner.asks_at(cell, after=now), now)
             found.events += self._verdicts(cell, now)
             self._wake(found, self.next_moment(cell), now)
         found.events = [*due.values(), *found.events]

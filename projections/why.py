@@ -4,13 +4,14 @@ A generator that asks for events by position and is sent them, so that it works 
 a file, or a list, and does no I/O of its own.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from datetime import UTC, datetime
 
 import msgspec
 
 from freshet.engine.codec import type_of
 from freshet.engine.events import (
+    CursorMoved,
     DemandCancelled,
     Demanded,
     EngineStarted,
@@ -22,6 +23,8 @@ from freshet.engine.events import (
     GraphDeployed,
     Invalidated,
     Materialized,
+    MessageRejected,
+    MessageSettled,
     Observed,
     PartitionsAdded,
     PartitionsRemoved,
@@ -33,13 +36,14 @@ from freshet.engine.events import (
     RunStarted,
     RunSucceeded,
     SensorFailed,
+    SensorRecovered,
     SourceChanged,
     WindowsOpened,
 )
 from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.origins import subject_of
 from freshet.projections.causes import Status, blocker_text
-from freshet.projections.pauses import EVERYTHING
+from freshet.projections.pauses import EVERYTHING, sensor_scope
 from freshet.projections.view import View
 
 MAX_DEPTH = 32
@@ -158,8 +162,10 @@ def describe(recorded: Recorded) -> str:
             until = event.until if isinstance(event, Paused) else None
             end = f" until {_utc(until)}" if until is not None else ""
             return f"{scope} {verb}{by}{end}" + (f": {reason}" if reason else "")
-        case SensorFailed(sensor=sensor, error=error):
-            return f"{sensor} failed: {error}"
+        case SensorFailed() | SensorRecovered() | MessageRejected() | MessageSettled():
+            return _of_sensor(event)
+        case CursorMoved(sensor=sensor) if recorded.actor not in (None, sensor_scope(sensor)):
+            return f"cursor of {sensor} moved by {recorded.actor}: {_moves(event.items)}"
         case WindowsOpened(until=until):
             return f"windows over by {_utc(until)} exist"
         case PartitionsAdded(asset=asset, keys=keys) | PartitionsRemoved(asset=asset, keys=keys):
@@ -172,6 +178,28 @@ def describe(recorded: Recorded) -> str:
             return f"engine stopped ({reason})"
         case _:
             return f"{type_of(event)} {subject}".strip()
+
+
+def _of_sensor(event: SensorFailed | SensorRecovered | MessageRejected | MessageSettled) -> str:
+    match event:
+        case SensorFailed(sensor=sensor, error=error, hint=hint):
+            verb = "halted" if event.halted else "failed"
+            return f"{sensor} {verb}: {error}" + (f" ({hint})" if hint else "")
+        case SensorRecovered(sensor=sensor):
+            return f"{sensor} works again"
+        case MessageRejected(sensor=sensor, item=item, reason=reason):
+            return f"{sensor} rejected {item}: {reason}"
+        case MessageSettled(sensor=sensor, item=item, accepted=accepted):
+            return f"{item}, which {sensor} had rejected, " + (
+                "counts after all" if accepted else "is gone"
+            )
+
+
+def _moves(items: Mapping[str, str | None]) -> str:
+    """The first of these, and how many more; what people ask for stands behind a `?`."""
+    shown = [f"{item.lstrip('?')} {place or ''}".strip() for item, place in items.items()]
+    more = f" and {len(shown) - MAX_BREADTH} more" if len(shown) > MAX_BREADTH else ""
+    return ", ".join(shown[:MAX_BREADTH]) + more
 
 
 def _utc(us: int) -> str:

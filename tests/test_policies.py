@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import freshet as fr
@@ -1547,6 +1547,7 @@ def _is_owed(view: View, cell: Cell) -> bool:
 
 
 @settings(max_examples=400, deadline=None)
+@example(seed=222)  # what is due asks by itself, and the rest has a later moment
 @given(seed=st.integers(0, 10**9))
 def test_no_world_spins_and_none_loses_a_change(seed: int) -> None:
     """Whatever happens, a quiet week later everything is fresh, or says what it waits for."""
