@@ -161,6 +161,51 @@ def test_the_daemon_builds_what_lands_and_drains_on_sigterm(place: Place) -> Non
     assert last["event"] == {"type": "EngineStopped", "reason": "SIGTERM"}
 
 
+def test_audit_gives_account_of_every_change(built: Place) -> None:  # X1
+    """What waits, for whom and why; and as JSON the same."""
+    done = built.freshet("audit", "--json")
+    assert done.returncode == 0
+    found = json.loads(done.stdout)
+    assert (found["changes"], found["unaccounted"]) == (2, 0)
+    assert [(p["asset"], p["why"]) for p in found["pending"]] == [
+        ("report", "it is manual, and nobody has asked for it")
+    ]
+    assert built.freshet("emit", "landing/flights@2024-01-02", "--version", "2").returncode == 0
+    done = built.freshet("audit")
+    assert "delays@2024-01-02 is waiting since position" in done.stdout
+    assert "3 changes, 0 unaccounted for" in done.stderr
+
+
+def test_observe_and_invalidate_are_recorded_and_make_stale(built: Place) -> None:  # T2
+    """An observed version is news for what is below; a value declared wrong is built anew."""
+    seen = built.freshet("observe", "analytics/total", "--version", "seen elsewhere")
+    assert seen.returncode == 0
+    assert json.loads(built.freshet("status", "report", "--json").stdout)["fresh"] is False
+    wrong = built.freshet("invalidate", "delays@2024-01-01", "--reason", "a bad file")
+    assert wrong.returncode == 0
+    events = [
+        json.loads(line)["event"] for line in built.freshet("events", "--json").stdout.splitlines()
+    ]
+    assert events[-2:] == [
+        {
+            "type": "Observed",
+            "asset": "analytics/total",
+            "data_version": "seen elsewhere",
+        },
+        {
+            "type": "Invalidated",
+            "targets": [["delays", "2024-01-01"]],
+            "reason": "a bad file",
+        },
+    ]
+    built.start()
+    built.wait_for("Materialized", "delays", 3)
+    built.stop()
+    assert built.freshet("observe", "nothing", "--version", "1").returncode == 2
+    assert built.freshet("observe", "report", "--version", "").returncode == 2
+    assert built.freshet("invalidate", "landing/flights").returncode == 2
+
+
 def test_a_second_daemon_is_refused_and_told_who_is_first(place: Place) -> None:
     """The pid and host of the first are named, and the exit code is 1."""
     place.start()
