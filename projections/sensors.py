@@ -101,10 +101,11 @@ class Sensors:
             case SourceChanged():
                 actor = recorded.actor or ""
                 self.changes[actor] = self.changes.get(actor, 0) + 1
-            case CursorMoved(sensor=name):
+            case CursorMoved(sensor=name) if recorded.actor in (None, sensor_scope(name)):
                 self._put(name, recorded, moves=self._of(name).moves + 1)
             case SensorFailed(sensor=name, error=error, hint=hint, halted=halted):
-                self._put(name, recorded, error=error or "failed", hint=hint, halted=halted)
+                failed = replace(self._of(name), error=error or "failed", hint=hint, halted=halted)
+                self.health[name] = failed
             case SensorRecovered(sensor=name):
                 self._put(name, recorded, error="", hint="", halted=False)
             case MessageRejected(sensor=name, item=item):
@@ -130,6 +131,7 @@ class Sensors:
         return self.health.get(sensor) or SensorHealth(sensor)
 
     def _put(self, sensor: str, recorded: Recorded, **changed: object) -> None:
+        """Note a sign of life, and what else has changed."""
         place = {"position": recorded.position, "recorded_at": recorded.recorded_at}
         self.health[sensor] = replace(self._of(sensor), **place, **changed)
 

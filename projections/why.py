@@ -129,7 +129,9 @@ def describe(recorded: Recorded) -> str:
                 f" ({path})" if path else ""
             )
         case Materialized():
-            return f"{subject} materialized as {short(event.data_version)} by run {event.run}"
+            read = event.absorbed
+            of = f" from {read.count} change{'s' * (read.count != 1)}" if read is not None else ""
+            return f"{subject} materialized as {short(event.data_version)}{of} by run {event.run}"
         case RunStarted():
             attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
             return f"run {recorded.position} of {subject} started ({event.reason}{attempt})"

@@ -49,7 +49,11 @@ def page() -> str:
         "\n".join(f"- [`{NAME} {name}`](#{NAME}-{name})" for name, _ in commands),
     ]
     for name, command in commands:
-        parts += section(name, command, click.Context(command, info_name=name, parent=context))
+        inner = click.Context(command, info_name=name, parent=context)
+        parts += section(name, command, inner)
+        for sub, one in command.commands.items() if isinstance(command, click.Group) else ():
+            below = click.Context(one, info_name=sub, parent=inner)
+            parts += section(f"{name} {sub}", one, below)
     return "\n\n".join(parts) + "\n"
 
 

@@ -28,15 +28,19 @@ WIDTH_WITHOUT_TERMINAL = 1000
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Rich on stdout, or stderr; plain and wide when that is no terminal."""
+    """Rich on stdout, or stderr; plain and wide when that is no terminal. Text is shown as it is,
+    brackets too.
+    """
     if (sys.stderr if stderr else sys.stdout).isatty():
-        return Console(stderr=stderr)
+        return Console(stderr=stderr, markup=False, emoji=False)
     return Console(
         stderr=stderr,
         width=WIDTH_WITHOUT_TERMINAL,
         no_color=True,
         highlight=False,
         soft_wrap=True,
+        markup=False,
+        emoji=False,
     )
 
 

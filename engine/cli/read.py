@@ -10,6 +10,7 @@ from rich.text import Text
 
 from freshet.engine.asking import StatusQuestion, existing, status_of
 from freshet.engine.cli.output import COLOURS, age, coloured, console, moment, print_json, table
+from freshet.engine.cli.sensors import plain, print_health
 from freshet.engine.cli.state import (
     NOBODY,
     answer,
@@ -59,14 +60,15 @@ def status(target: str | None, after: str | None, limit: int, state: Path, as_js
 
     A selection names several: 'analytics/*', 'group:daily', 'tag:tier=gold', 'owner:me'. Of one
     asset its partitions are drawn as a bar, and listed a page at a time: --json gives `next`, the
-    key for --after.
+    key for --after. A sensor that feeds it is named when it has failed, is halted, or has rejected
+    something; all of them by `freshet sensors`.
     """
     now = wall_clock()
     report = run_async(_status, state, target, now, after, limit)
     if as_json:
         print_json(report)
     else:
-        _print_status(report, now)
+        _print_status(report, now, whole=target is None)
 
 
 @click.command()
@@ -259,7 +261,7 @@ async def _verify(state: Path) -> int:
 # --- printing -------------------------------------------------------------------------------------
 
 
-def _print_status(report: StatusReport, now_us: int) -> None:
+def _print_status(report: StatusReport, now_us: int, *, whole: bool) -> None:
     out = console()
     if report.assets:
         shown = table("asset", ">fresh", "state", "", "lag", "version", "changed", "waits for")
@@ -277,6 +279,7 @@ def _print_status(report: StatusReport, now_us: int) -> None:
             click.echo(f"… and more: --after {report.next}, or a larger --limit")
     for pause in report.pauses:
         click.echo(_pause_line(pause, now_us))
+    print_health(report.sensors, now_us, whole=whole)
     for key in report.orphans:
         click.echo(f"{key}: no longer defined; its history is kept")
     verdict = "everything is fresh" if report.fresh else "not everything is fresh"
@@ -347,7 +350,7 @@ def _print_event(recorded: Recorded, as_json: bool) -> None:
     when = moment(recorded.recorded_at)
     cause = f"  because of {recorded.cause}" if recorded.cause else ""
     kind = type_of(recorded.event)
-    click.echo(f"{recorded.position:>6}  {when}  {kind:<15}  {describe(recorded)}{cause}")
+    click.echo(f"{recorded.position:>6}  {when}  {kind:<15}  {plain(describe(recorded))}{cause}")
 
 
 def _event_json(recorded: Recorded) -> dict[str, object]:
