@@ -15,7 +15,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, partitions, policies, reaction, startup, throughput
+from benchmarks import append, kafka, landings, partitions, policies, reaction, startup, throughput
 from benchmarks.case import Figure
 
 
@@ -35,6 +35,8 @@ def appends() -> list[Figure]:
 CASES: dict[str, Callable[[], list[Figure]]] = {
     "append": appends,
     "reaction": reaction.run,
+    "landings": landings.run,
+    "kafka": kafka.run,
     "throughput": throughput.run,
     "partitions": partitions.run,
     "policies": policies.run,

@@ -6,24 +6,23 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from freshet.engine.digests import digest
 from freshet.engine.errors import RequestError
 from freshet.engine.events import SourceChanged
-from freshet.engine.keys import PartitionKey, partition_key_problem
-from freshet.engine.partitions import describe
 from freshet.engine.simulated import placed
-from freshet.engine.spaces import contains, is_too_far, space_of
 from freshet.engine.specs import Plain
+from freshet.engine.stores.landing import files_in
 from freshet.sensors.files import FilesSensor
+from freshet.sensors.look import AnySeen, Digests, Manner, look_at, peek, seen_of_all
+from freshet.sensors.places import Named, Place, Watched, places_of
+from freshet.sensors.rules import Rules
 from freshet.sensors.sensor import Sensor
-from freshet.sensors.watch import Watched
 
 
 class Lying(msgspec.Struct, frozen=True):
-    """What lies at a path now, and whose it is; an empty version says that it is gone."""
+    """What lies at a path now, and whose it is; an empty version says that nothing counts there."""
 
     watched: Watched
-    partition: PartitionKey
+    named: Named
     version: str = ""
     metadata: dict[str, Plain] = {}
 
@@ -34,7 +33,8 @@ class Landings:
     """
 
     def __init__(self, sensors: Sequence[Sensor], folder: Path) -> None:
-        self._watched = [s.watched for s in sensors if isinstance(s, FilesSensor)]
+        watched = [s.watched for s in sensors if isinstance(s, FilesSensor)]
+        self._sensors = [(one, places_of(one), Rules(one.ignore, one.marker)) for one in watched]
         self._folder = folder
         self._lying: dict[str, Lying] = {}
         self._recorded: dict[str, str] = {}
@@ -42,26 +42,27 @@ class Landings:
     def land(self, path: str, content: bytes | str | None, now_us: int) -> None:
         """Keep the file, or remove it.
 
-        Raises RequestError when no sensor waits for it, or for a partition that cannot be.
+        Raises RequestError when no sensor waits for it, for a partition that cannot be, or that
+        another file is.
         """
         path = str(PurePosixPath(path))
-        watched, partition = self._sensor_of(path, now_us)
+        watched, rules, concerned = self._concerned(path)
+        for named in concerned:
+            self._check(watched, named, now_us)
         file = placed(self._folder, path)
         if content is None:
             file.unlink(missing_ok=True)
-            self._lying[path] = Lying(watched, partition)
-            return
-        data = content.encode() if isinstance(content, str) else content
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-        os.utime(file, ns=(now_us * 1000, now_us * 1000))
-        metadata: dict[str, Plain] = {"path": path, "size": len(data), "mtime_ns": now_us * 1000}
-        self._lying[path] = Lying(watched, partition, digest([data]), metadata)
+        else:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
+            os.utime(file, ns=(now_us * 1000, now_us * 1000))
+        for named in concerned:
+            self._lying[named.path] = self._look(watched, rules, named)
 
     def news(self, held: Callable[[str], bool]) -> Iterator[tuple[str, SourceChanged]]:
         """What sensors, by name, record now; nothing by those that are `held`. Each once."""
         for path, lying in self._lying.items():
-            watched = lying.watched
+            watched, named = lying.watched, lying.named
             if held(watched.name) or self._recorded.get(path, "") == lying.version:
                 continue
             self._recorded[path] = lying.version
@@ -69,36 +70,81 @@ class Landings:
                 yield (
                     watched.name,
                     SourceChanged(
-                        watched.source.key, lying.partition, lying.version, lying.metadata
+                        named.place.source, named.partition, lying.version, lying.metadata
                     ),
                 )
 
-    def _sensor_of(self, path: str, now_us: int) -> tuple[Watched, PartitionKey]:
-        for watched in self._watched:
-            root = PurePosixPath(watched.pattern.root)
-            if PurePosixPath(path).is_relative_to(root):
-                relative = str(PurePosixPath(path).relative_to(root))
-                partition = watched.pattern.partition_of(relative)
-                if partition is not None:
-                    _check(watched, path, partition, now_us)
-                    return watched, partition
-        patterns = ", ".join(repr(watched.pattern.text) for watched in self._watched)
+    def _concerned(self, path: str) -> tuple[Watched, Rules, list[Named]]:
+        """The sensor that waits for a file, and which of its files that is, or is the marker of."""
+        for watched, places, rules in self._sensors:
+            for place in places:
+                if path.startswith(place.base):
+                    found = list(self._at(place, rules, path[len(place.base) :]))
+                    if found:
+                        return watched, rules, found
+        patterns = ", ".join(
+            repr(target.pattern.text) for one, _, _ in self._sensors for target in one.targets
+        )
         raise RequestError(
             f"no sensor of the project waits for a file '{path}'",
             cause=f"its patterns are {patterns}" if patterns else "it has no file sensors",
             hint="write the path as in the pattern, or use sim.change('SOURCE')",
         )
 
+    def _at(self, place: Place, rules: Rules, relative: str) -> Iterator[Named]:
+        above, _, name = relative.rpartition("/")
+        folder = above + "/" if above else ""
+        wanted = [] if rules.ignores(relative) else [relative]
+        if rules.is_marker(name) and rules.marked(name):
+            wanted = [folder + rules.marked(name) + "/" * place.pattern.folder]
+        elif rules.is_marker(name) and not place.pattern.folder:
+            lying = [one.named for one in self._lying.values() if one.named.place is place]
+            wanted = [n.relative for n in lying if n.relative.rpartition("/")[0] == above]
+        elif place.pattern.folder and (wanted or rules.is_marker(name)):
+            wanted = list(place.pattern.folders_above(relative))[:1]
+        for one in wanted:
+            partition = place.claim(one)
+            if partition is not None:
+                yield Named(place.item(one), place, one, partition)
 
-def _check(watched: Watched, path: str, partition: PartitionKey, now_us: int) -> None:
-    """A real sensor would pass such a file over; here that is a slip of the pen."""
-    shape = watched.source.partitions
-    space = space_of(shape)
-    i = space.ordinal(partition)
-    problem = partition_key_problem(partition) if watched.pattern.partitioned else None
-    if problem is None and not contains(shape, partition):
-        problem = f"'{watched.source.key}' is {describe(shape)}"
-    if problem is None and i is not None and is_too_far(space, i, now_us):
-        problem = "it is more than ten years ahead"
-    if problem is not None:
-        raise RequestError(f"'{path}' would be partition '{partition}', which cannot be: {problem}")
+    def _check(self, watched: Watched, named: Named, now_us: int) -> None:
+        """A real sensor would pass such a file over; here that is a slip of the pen."""
+        place, partition = named.place, named.partition
+        problem = place.problem(partition, now_us)
+        if problem:
+            raise RequestError(
+                f"'{named.path}' would be partition '{partition}' of '{place.source}', which "
+                f"cannot be: {problem}"
+            )
+        for path, lying in self._lying.items():
+            same = (lying.named.place.source, lying.named.partition) == (place.source, partition)
+            if same and lying.watched is watched and lying.version and path != named.path:
+                raise RequestError(
+                    f"'{named.path}' would be partition '{partition}' of '{place.source}', as "
+                    f"'{path}' is"
+                )
+
+    def _look(self, watched: Watched, rules: Rules, named: Named) -> Lying:
+        """What counts at a path now: what is not marked changes nothing."""
+        path = str(placed(self._folder, named.path)) + "/" * named.place.pattern.folder
+        manner = Manner(settle_s=0, must_settle=True, trusts_leases=False, by_stat=watched.by_stat)
+        looked = look_at(path, rules, manner, Digests(), _as_it_is(path, rules))
+        if looked.what != "found" or looked.seen is None:
+            found = self._lying.get(named.path) if looked.what == "unmarked" else None
+            return found or Lying(watched, named)
+        metadata: dict[str, Plain] = {
+            "path": named.path.rstrip("/"),
+            "size": looked.seen.size,
+            "mtime_ns": looked.seen.mtime_ns,
+        }
+        return Lying(watched, named, looked.version, metadata)
+
+
+def _as_it_is(path: str, rules: Rules) -> AnySeen | None:
+    """What it looks like: nobody is writing it."""
+    if not path.endswith("/"):
+        return peek(path)
+    try:
+        return seen_of_all(files_in(path, rules.passes_over))
+    except OSError:
+        return None

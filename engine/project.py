@@ -8,6 +8,7 @@ from freshet.engine.policies import Eager, Policy, check_policy
 from freshet.engine.resolution import resolve
 from freshet.engine.stores.local import LocalStore
 from freshet.engine.stores.store import Store
+from freshet.sensors.plugins import check_sensor
 from freshet.sensors.sensor import Sensor
 
 DEFAULT_SLOTS = 8
@@ -51,6 +52,7 @@ class Project:
     def _check_sensors(self) -> None:
         names: set[str] = set()
         for sensor in self.sensors:
+            check_sensor(sensor, f"{sensor!r} in Project(sensors=[...])")
             if sensor.name in names:
                 raise DefinitionError(
                     f"two sensors are named '{sensor.name}'",

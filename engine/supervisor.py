@@ -2,8 +2,10 @@
 stops reading while it is paused.
 """
 
+import asyncio
+import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 
 import anyio
@@ -48,7 +50,8 @@ async def supervise(
     payloads: Payloads | None = None,
     clock: Callable[[], int] = wall_clock,
 ) -> None:
-    """Run the sensor for ever. A crash is an event, once per episode; only a StreamError ends this.
+    """Run the sensor for ever. A crash is an event, once per episode; only a StreamError of this
+    stream ends it.
 
     Changes and cursor are appended in one transaction before the sensor is asked for more, so a
     restart, here or in another process, goes on from exactly what is in the stream. So does a
@@ -85,12 +88,13 @@ class _Supervised:
         self.clock = clock
         self.actor = actor_of(sensor.name)
         self.failed = self.halted = False
+        self._stream_error: StreamError | None = None
 
     async def read(self, rng: random.Random) -> None:
         backoff = FIRST_BACKOFF_S
         while True:
             await self.valve.opened()
-            works = self.pulse.batches
+            works, began = self.pulse.batches, anyio.current_time()
             try:
                 with self.valve.reading() as reading:
                     self.pulse.state = "starting"
@@ -102,17 +106,23 @@ class _Supervised:
                     log.info(said, sensor=self.sensor.name)
                     continue
                 failure = SensorFailed(self.sensor.name, "it ended by itself")
-            except StreamError:
-                raise
-            except Exception as crash:  # recorded: as SensorFailed below
+            except anyio.get_cancelled_exc_class():
+                if _is_being_cancelled():
+                    raise
+                failure = SensorFailed(self.sensor.name, "something it waited for was cancelled")
+            except (Exception, SystemExit) as crash:  # recorded: as SensorFailed below
+                if crash is self._stream_error:
+                    raise
                 failure = self._failure(crash)
-            await self._say(failure)
+            if not self._is_known(failure):
+                await self._append([failure])
+            self.failed, self.halted = True, failure.halted
             if failure.halted:
                 self.pulse.state = "halted"
                 await self.valve.stirred()
                 continue
-            if self.pulse.batches > works:
-                backoff = FIRST_BACKOFF_S
+            if self.pulse.batches > works and anyio.current_time() - began > backoff:
+                backoff = FIRST_BACKOFF_S  # one that works for a moment only gets no quicker
             self.pulse.state = "retrying"
             with anyio.move_on_after(rng.uniform(backoff / 2, backoff)):
                 await self.valve.stirred()
@@ -121,21 +131,26 @@ class _Supervised:
     async def _record(self, batch: Batch) -> None:
         name = self.sensor.name
         changes = batch.changes
+        strange = {change.asset for change in changes}.difference(self.sensor.sources)
+        if strange:
+            raise ValueError(f"it reports {', '.join(sorted(strange))}, none of its sources")
         if self.payloads is not None and any(change.payload for change in changes):
             changes = await self.payloads.put_large(changes)
         events: list[AnyEvent] = [*changes]
         events += [
-            MessageRejected(name, one.item, one.reason, excerpt(one.excerpt), one.metadata)
+            MessageRejected(
+                name, _sound(one.item), _sound(one.reason), excerpt(one.excerpt), one.metadata
+            )
             for one in batch.rejected
         ]
-        events += [MessageSettled(name, one.item, one.accepted) for one in batch.settled]
+        events += [MessageSettled(name, _sound(one.item), one.accepted) for one in batch.settled]
         if batch.cursor:
             events.append(CursorMoved(name, dict(batch.cursor)))
         if self.failed:
             events.append(SensorRecovered(name))
         if events:
             async with self.valve.recording():
-                await persist(self.stream, events, actor=self.actor)
+                await self._append(events)
         self.failed = self.halted = False
         self.pulse.beat(self.clock(), batch.behind)
 
@@ -151,24 +166,66 @@ class _Supervised:
             moves |= {item: None for item in cursor if item.startswith(REPLAY)}
         if not moves:
             return cursor
-        await persist(self.stream, [CursorMoved(name, moves)], actor=self.actor)
+        await self._append([CursorMoved(name, moves)])
         return await self.stream.cursor(name)
 
-    def _failure(self, crash: Exception) -> SensorFailed:
+    def _failure(self, crash: BaseException) -> SensorFailed:
         name = self.sensor.name
+        crash = _heart_of(crash)
         if isinstance(crash, SensorError):
             said = f"{crash.message}: {crash.cause}" if crash.cause else crash.message
             log.error("sensor halted", sensor=name, error=said, hint=crash.hint)
-            return SensorFailed(name, said[:MAX_ERROR_CHARS], crash.hint or "", halted=True)
-        said = f"{type(crash).__name__}: {crash}"[:MAX_ERROR_CHARS]
+            return SensorFailed(
+                name, _sound(said)[:MAX_ERROR_CHARS], _sound(crash.hint or ""), halted=True
+            )
+        said = _told(crash)
         if self.failed:
             log.warning("sensor crashed again", sensor=name, error=said)
         else:
             log.error("sensor crashed", sensor=name, error=said, exc_info=crash)
         return SensorFailed(name, said)
 
-    async def _say(self, failure: SensorFailed) -> None:
-        """Record the failure, unless the episode is known already."""
-        if not self.failed or (failure.halted and not self.halted):
-            await persist(self.stream, [failure], actor=self.actor)
-        self.failed, self.halted = True, failure.halted
+    def _is_known(self, failure: SensorFailed) -> bool:
+        """Has this episode been recorded, and is it no worse than that?"""
+        return self.failed and (self.halted or not failure.halted)
+
+    async def _append(self, events: Sequence[AnyEvent]) -> None:
+        """Record what the sensor says; an error of the stream is not the sensor's."""
+        try:
+            await persist(self.stream, events, actor=self.actor)
+        except StreamError as error:
+            self._stream_error = error
+            raise
+
+
+def _is_being_cancelled() -> bool:
+    """Or did a cancellation come out of something that was awaited, and is an error like others?"""
+    task = asyncio.current_task()
+    return anyio.current_effective_deadline() == -math.inf or bool(task and task.cancelling())
+
+
+def _heart_of(crash: BaseException) -> BaseException:
+    """Of a group of errors, such as task groups raise, the one that counts: a SensorError, or the
+    only one there is.
+    """
+    if not isinstance(crash, BaseExceptionGroup):
+        return crash
+    halting = crash.subgroup(SensorError)
+    found: BaseException = halting or crash
+    while isinstance(found, BaseExceptionGroup) and (halting or len(found.exceptions) == 1):
+        found = found.exceptions[0]
+    return found
+
+
+def _told(crash: BaseException) -> str:
+    """An error in words that can be recorded."""
+    try:
+        said = str(crash)
+    except Exception:  # recorded: that it is unreadable
+        said = "(its text cannot be read)"
+    return _sound(f"{type(crash).__name__}: {said}")[:MAX_ERROR_CHARS]
+
+
+def _sound(text: str) -> str:
+    """The text without halves of characters, as names of files have that are not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -39,8 +39,7 @@ class Valve:
             self._reading.cancel()
 
     async def stirred(self) -> None:
-        """Wait until somebody stirs."""
-        self._stirred = anyio.Event()
+        """Wait until somebody stirs, or has done so since the last reading began."""
         await self._stirred.wait()
 
     async def opened(self) -> None:
@@ -52,6 +51,7 @@ class Valve:
     @contextmanager
     def reading(self) -> Iterator[anyio.CancelScope]:
         """The block that is cancelled when the valve is shut, and then ends without an error."""
+        self._stirred = anyio.Event()
         try:
             with anyio.CancelScope() as self._reading:
                 yield self._reading

@@ -7,7 +7,7 @@ what must be rebuilt, in milliseconds, and can always say why.
 from freshet.engine.assets import Asset, Input, Source, asset, source
 from freshet.engine.changes import Change, Changes
 from freshet.engine.context import Context, Output, Window
-from freshet.engine.errors import DefinitionError, FreshetError
+from freshet.engine.errors import DefinitionError, FreshetError, SensorError
 from freshet.engine.keys import AssetPartition
 from freshet.engine.mappings import (
     all_partitions,
@@ -36,10 +36,17 @@ from freshet.engine.project import Project
 from freshet.engine.stores.local import LocalStore
 from freshet.engine.stores.memory import MemoryStore
 from freshet.sensors.files import files
+from freshet.sensors.generator import change, sensor
+from freshet.sensors.kafka import kafka
+from freshet.sensors.objects import objects
+from freshet.sensors.plugins import sensor_from
+from freshet.sensors.poll import poll
+from freshet.sensors.sensor import Batch, Rejection, Sensor, Settlement
 
 __all__ = [
     "Asset",
     "AssetPartition",
+    "Batch",
     "Change",
     "Changes",
     "Context",
@@ -51,11 +58,16 @@ __all__ = [
     "Output",
     "Policy",
     "Project",
+    "Rejection",
+    "Sensor",
+    "SensorError",
+    "Settlement",
     "Source",
     "Window",
     "all_partitions",
     "asset",
     "by_function",
+    "change",
     "changed",
     "cron",
     "cron_windows",
@@ -65,16 +77,21 @@ __all__ = [
     "eager",
     "files",
     "hourly",
+    "kafka",
     "last",
     "manual",
     "max_lag",
     "monthly",
+    "objects",
     "offset",
     "on_missing",
     "overlapping",
+    "poll",
     "previous",
     "product",
     "same_partition",
+    "sensor",
+    "sensor_from",
     "source",
     "static",
     "table",

@@ -1,8 +1,10 @@
-"""Files that land: a pattern says where, a scan says what is true, and the file system's hints say
+"""Files that land: patterns say where, scans say what is true, and the file system's hints say
 when.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
+from time import monotonic
 from typing import Literal, Protocol
 
 from freshet.engine.durations import parse_duration_ms
@@ -10,12 +12,18 @@ from freshet.engine.errors import DefinitionError
 from freshet.engine.keys import AssetKey
 from freshet.engine.partitions import Product, describe
 from freshet.engine.specs import AssetSpec
-from freshet.sensors.pattern import parse_pattern
+from freshet.engine.stores.landing import PASSED_OVER
+from freshet.sensors.pattern import Pattern, parse_pattern
+from freshet.sensors.places import Target, Watched
+from freshet.sensors.rules import check_rules
 from freshet.sensors.sensor import Batch
-from freshet.sensors.watch import Watch, Watched
+from freshet.sensors.watch import Watch
 
 RECONCILE_S = 30.0
 """Time between full scans: hints can be lost without a sign, a scan cannot."""
+
+BEAT_S = 10.0
+"""Longest time without a batch: one without anything says that the sensor works."""
 
 
 class HasSpec(Protocol):
@@ -26,47 +34,89 @@ class HasSpec(Protocol):
 
 
 def files(
-    pattern: str,
+    pattern: str | Iterable[str] | Mapping[str, HasSpec],
     *,
-    source: HasSpec,
+    source: HasSpec | None = None,
     name: str | None = None,
     settle: float | str | None = None,
+    marker: str = "",
+    ignore: Iterable[str] = PASSED_OVER,
+    version: Literal["content", "stat"] = "content",
     on_removal: Literal["withdraw", "keep"] = "withdraw",
     reconcile: float | str = RECONCILE_S,
     poll: bool = False,
 ) -> "FilesSensor":
     """A sensor for files at `pattern` (`landing/{partition}.csv`), each a partition of `source`; of
-    a product also by dimension (`landing/{day}/{region}.csv`).
+    a product also by dimension (`landing/{day}/{region}.csv`). Of several patterns, or a mapping of
+    patterns to sources, a file belongs to the first that it matches.
 
-    The data version is the digest of the content, so touching a file changes nothing. A file counts
-    once nobody has it open for writing; with `settle`, once it also has not changed for that long.
-    A removed file withdraws its partition, or with `on_removal="keep"` nothing happens. `poll` asks
-    instead of being told, for network mounts. Relative patterns start at the working directory.
+    Beside a placeholder `*` stands for any part of a name, `**` for any folders; of several files
+    for one partition the first by path counts. A pattern that ends in `/` takes folders as
+    partitions. Relative patterns start at the working directory.
+
+    The data version is the digest of the content, so touching a file changes nothing; with
+    `version="stat"` it is size and time, and files are never read. A file counts once nobody has it
+    open for writing; with `settle`, once it also has not changed for that long; with `marker`, once
+    that lies there too: `_SUCCESS` in its folder, `.done` after its name, `{name}.ok` beside it.
+    Names that match one of `ignore` are passed over. A removed file withdraws its partition, or
+    with `on_removal="keep"` nothing happens. `poll` asks instead of being told, as is done anyway
+    on network mounts.
     """
-    if on_removal not in ("withdraw", "keep"):
-        raise DefinitionError(
-            f"files({pattern!r}): on_removal={on_removal!r}", hint="use 'withdraw' or 'keep'"
-        )
-    spec = source.spec
-    shape = spec.partitions
-    parsed = parse_pattern(pattern, shape.names if isinstance(shape, Product) else ())
-    if parsed.partitioned != (spec.partitions is not None):
-        raise DefinitionError(
-            f"the pattern {pattern!r} does not fit source '{spec.key}'",
-            cause=f"the source is {describe(spec.partitions)}",
-            hint="a partitioned source needs {partition} in the pattern, others must not have it",
-        )
+    pairs = _pairs(pattern, source)
+    texts = [text for text, _ in pairs]
+    shown = texts[0] if len(texts) == 1 else ", ".join(texts)
+    for value, choices in ((on_removal, ("withdraw", "keep")), (version, ("content", "stat"))):
+        if value not in choices:
+            raise DefinitionError(
+                f"files({shown!r}): {value!r} is none of {', '.join(map(repr, choices))}"
+            )
+    passed_over = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    targets = tuple(Target(_parsed(text, one.spec), one.spec) for text, one in pairs)
+    for target in targets:
+        check_rules(target.pattern.text, target.pattern.relative, passed_over, marker)
     return FilesSensor(
         Watched(
-            name or f"files:{pattern}",
-            parsed,
-            spec,
-            parse_duration_ms(settle, "settle") if settle is not None else None,
-            on_removal == "keep",
-            parse_duration_ms(reconcile, "reconcile") / 1000,
-            poll,
+            name=name or f"files:{shown}",
+            targets=targets,
+            settle_ms=parse_duration_ms(settle, "settle") if settle is not None else None,
+            keep=on_removal == "keep",
+            reconcile_s=parse_duration_ms(reconcile, "reconcile") / 1000,
+            poll=poll,
+            ignore=passed_over,
+            marker=marker,
+            by_stat=version == "stat",
         )
     )
+
+
+def _pairs(
+    pattern: str | Iterable[str] | Mapping[str, HasSpec], source: HasSpec | None
+) -> list[tuple[str, HasSpec]]:
+    """Each pattern with its source."""
+    if isinstance(pattern, Mapping):
+        if source is not None:
+            raise DefinitionError("files(): a mapping of patterns names their sources itself")
+        found = list(pattern.items())
+    elif source is None:
+        raise DefinitionError(f"files({pattern!r}) needs source=, or a mapping of patterns")
+    else:
+        texts = [pattern] if isinstance(pattern, str) else list(dict.fromkeys(pattern))
+        found = [(text, source) for text in texts]
+    if not found:
+        raise DefinitionError("files() without a pattern watches nothing")
+    return found
+
+
+def _parsed(text: str, spec: AssetSpec) -> Pattern:
+    shape = spec.partitions
+    parsed = parse_pattern(text, shape.names if isinstance(shape, Product) else ())
+    if parsed.partitioned != (shape is not None):
+        raise DefinitionError(
+            f"the pattern {text!r} does not fit source '{spec.key}'",
+            cause=f"the source is {describe(shape)}",
+            hint="a partitioned source needs {partition} in the pattern, others must not have it",
+        )
+    return parsed
 
 
 class FilesSensor:
@@ -77,22 +127,28 @@ class FilesSensor:
 
     @property
     def name(self) -> str:
-        """The name its cursor is stored under; from the pattern unless one was given."""
+        """The name its cursor is stored under; from the patterns unless one was given."""
         return self.watched.name
 
     @property
     def sources(self) -> tuple[AssetKey, ...]:
-        """The one source it reports."""
-        return (self.watched.source.key,)
+        """The sources it reports."""
+        return tuple(dict.fromkeys(target.source.key for target in self.watched.targets))
 
     async def run(self, cursor: Mapping[str, str]) -> AsyncGenerator[Batch, None]:
         """Batches from the cursor on, for ever; see `Sensor`."""
         watch = Watch(self.watched, cursor)
+        beat_at = 0.0  # until the first scan is complete
         try:
             while True:
-                async for batch in watch.changes():
-                    yield batch
-                    watch.remember(batch)
+                async with aclosing(watch.changes()) as batches:
+                    async for batch in batches:
+                        yield batch
+                        watch.remember(batch)
+                        beat_at = beat_at and monotonic() + BEAT_S
+                if watch.is_complete and monotonic() >= beat_at:
+                    yield Batch(behind=watch.behind)
+                    beat_at = monotonic() + BEAT_S
                 await watch.wait()
         finally:
             watch.close()

@@ -1,128 +1,285 @@
-"""Looking at files: what is there, whether it is finished, and what it contains."""
+"""Scans: what lies below a root, compared with what is known, a slice at a time."""
 
-import errno
-import fcntl
 import os
-import signal
 import stat
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from functools import partial
+from time import monotonic
+from typing import Final, Literal, NamedTuple
 
-from freshet.engine.stores.landing import digest_file
+from freshet.engine.keys import WHOLE, PartitionKey
+from freshet.engine.stores.landing import MAX_DEPTH, NOT_THERE, Seen, files_in, seen_of
+from freshet.sensors.entries import Known, adopted, reason_of, shown
+from freshet.sensors.look import AnySeen, irregular, seen_of_all
+from freshet.sensors.places import Named, Place
+from freshet.sensors.rules import Rules
 
-SMALL_FILE_BYTES = 1024 * 1024
-"""Digested on the event loop, in about a millisecond; what is larger goes to a thread."""
+SLICE_S, FULL_S = 0.02, 0.2
+"""Longest turn of a scan, after which hints are heeded; and when it has found something, so that
+batches are full when everything is new.
+"""
 
-NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""What `stat` says when there is no such file; anything else only says that we cannot look."""
+CLOCK_ENTRIES = 64
+"""Names between two looks at the clock."""
 
+DEEPER: Final = "deeper"
 
-class Seen(NamedTuple):
-    """What `stat` says of a file: enough to know that it was not touched, not what it contains."""
+Ident = tuple[int, int]
 
-    size: int
-    mtime_ns: int
-    inode: int
-
-    def __str__(self) -> str:
-        return f"{self.size}:{self.mtime_ns}:{self.inode}"
+Stat = Callable[[], os.stat_result]
 
 
-class Looked(NamedTuple):
-    """One look at a file: `found` with its digest, `busy` (not finished), `gone` (with a reason
-    when something else is there), or `rejected` and why.
+class Difference(NamedTuple):
+    """A file to look at, `named` if that is known; or one that cannot count, for this reason; or
+    one that has not changed, whose entry is to be written anew.
     """
 
-    what: Literal["found", "busy", "gone", "rejected"]
-    seen: Seen | None = None
-    digest: str = ""
+    item: str
     reason: str = ""
+    entry: str = ""
+    named: Named | None = None
 
 
-def scan(root: Path, depth: int) -> Iterator[tuple[str, Seen]]:
-    """All regular files exactly `depth` levels below root, by relative path; links are followed.
+Steps = Generator[Difference | None, None, None]
+"""A step for each name; something where it makes a difference."""
 
-    Links in a circle end at the depth. Unreadable folders are passed over. Raises OSError when the
-    root itself cannot be listed.
+
+class Scan:
+    """One pass over the files of a place, or over one folder of it (`below` ends in `/`).
+
+    Finds what differs from what is known, also what is known and not there any more. The first
+    scan of a watch asks of everything whether it is passed over, others only of what is new.
     """
-    with os.scandir(root) as entries:
-        yield from _scan(entries, "", depth)
 
+    def __init__(
+        self,
+        place: Place,
+        below: str,
+        known: Known,
+        rules: Rules,
+        now_us: int,
+        *,
+        first: bool = False,
+    ) -> None:
+        self.place = place
+        self.below = below
+        self.cost_s = 0.0
+        self.done = False
+        self._known = known
+        self._rules = rules
+        self._now_us = now_us
+        self._first = first
+        self._seen: set[str] = set()
+        self._steps = self._all()
 
-def _scan(
-    entries: Iterator["os.DirEntry[str]"], below: str, depth: int
-) -> Iterator[tuple[str, Seen]]:
-    for entry in entries:
+    def slice(self, most: int, stopped: Callable[[], bool]) -> list[Difference]:
+        """Go on for `SLICE_S`, or until there are so many differences. Raises OSError when the root
+        cannot be listed.
+        """
+        began = monotonic()
+        found: list[Difference] = []
+        for names, step in enumerate(self._steps):
+            if step is not None:
+                found.append(step)
+                if len(found) >= most:
+                    break
+            if names % CLOCK_ENTRIES == 0 and (
+                stopped() or monotonic() - began > (FULL_S if found else SLICE_S)
+            ):
+                break
+        else:
+            self.done = True
+        self.cost_s += monotonic() - began
+        return found
+
+    def close(self) -> None:
+        """End it; if a thread is still at it, that ends it within `CLOCK_ENTRIES` names."""
+        with suppress(ValueError):
+            self._steps.close()
+
+    def _all(self) -> Steps:
+        place = self.place
+        known_before = list(self._known.below(place.item(self.below)))
+        if not place.pattern.names:
+            yield self._only()
+        elif self.below and self._is_partition(self.below):
+            yield self._folder(self.below)
+        elif self.below:
+            yield from self._deeper(self.below, self.below.count("/"), ())
+        else:
+            yield from self._listing("", 0, ())
+        for item in known_before:
+            yield Difference(item) if item not in self._seen and place.owns(item) else None
+
+    def _listing(self, below: str, level: int, above: tuple[Ident, ...]) -> Steps:
+        folder = self.place.path(below) or "."
+        if not self.place.pattern.depth:
+            here = os.stat(folder)
+            if (here.st_dev, here.st_ino) in above or len(above) >= MAX_DEPTH:
+                return  # a link that leads back
+            above = (*above, (here.st_dev, here.st_ino))
+        entry_of = self._entry_as_folder if self.place.pattern.folder else self._entry_as_file
+        prefix = self.place.item(below)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if self._is_unchanged(entry, prefix):
+                    yield None
+                    continue
+                step = entry_of(entry, below, level)
+                if step == DEEPER:
+                    yield from self._deeper(below + entry.name + "/", level + 1, above)
+                else:
+                    yield step
+
+    def _deeper(self, below: str, level: int, above: tuple[Ident, ...]) -> Steps:
         try:
-            if depth == 1:
-                found = entry.stat()
-                if stat.S_ISREG(found.st_mode):
-                    yield below + entry.name, _seen(found)
-            elif entry.is_dir():
-                with os.scandir(entry.path) as deeper:
-                    yield from _scan(deeper, f"{below}{entry.name}/", depth - 1)
+            yield from self._listing(below, level, above)
         except OSError:
-            continue  # vanished, or not ours to read; the next scan looks again
+            yield None  # vanished, or not ours to read: what is known in it is looked at one by one
+
+    def _only(self) -> Difference | None:
+        """The one file, or folder, of a pattern without a placeholder: no listing is needed."""
+        os.stat(self.place.base or ".")
+        relative = self.place.pattern.path_of(WHOLE)
+        path = self.place.path(relative)
+        if self.place.pattern.folder:
+            return self._folder(relative) if os.path.isdir(path) else None
+        return self._file(partial(os.stat, path), relative)
+
+    # --- files --------------------------------------------------------------------------------
+
+    def _is_unchanged(self, entry: "os.DirEntry[str]", prefix: str) -> bool:
+        """Does it look as it did? A shortcut: nearly all do, of any scan but the first."""
+        item = prefix + entry.name
+        known = self._known.files.get(item)
+        if known is None or self._first or "!" in known:
+            return False
+        try:
+            found = entry.stat()
+        except OSError:
+            return False
+        if not known.startswith(
+            f"{found.st_size}:{found.st_mtime_ns}:{found.st_ino}:"
+            f"{found.st_ctime_ns - found.st_mtime_ns}:"
+        ):
+            return False
+        self._seen.add(item)
+        return True
+
+    def _entry_as_file(
+        self, entry: "os.DirEntry[str]", below: str, level: int
+    ) -> Difference | Literal["deeper"] | None:
+        pattern = self.place.pattern
+        is_folder = level + 1 != pattern.depth and _is_folder(entry)
+        if is_folder:
+            leads = not self._rules.passes_over(entry.name) and pattern.leads(level, entry.name)
+            return DEEPER if leads else None
+        if pattern.depth and level + 1 != pattern.depth:
+            return None
+        if self._rules.passes_over(entry.name):
+            return None
+        return self._file(entry.stat, below + entry.name)
+
+    def _file(self, stat_of: Stat, relative: str) -> Difference | None:
+        item = self.place.item(relative)
+        known = self._known.files.get(item)
+        if known is None:
+            return self._new_file(stat_of, item, relative)
+        seen = _look(stat_of)
+        if seen is None:
+            return None  # not there: it is found among those not seen
+        self._seen.add(item)
+        if isinstance(seen, str):
+            return Difference(item) if reason_of(known) != seen else None
+        return _difference(item, known, seen)
+
+    def _new_file(self, stat_of: Stat, item: str, relative: str) -> Difference | None:
+        partition = self.place.claim(relative)
+        seen = None if partition is None else _look(stat_of)
+        if partition is None or seen is None:
+            return None
+        item, problem = self._problem(item, partition)
+        if isinstance(seen, str):
+            return None if problem else Difference(item, seen)
+        if problem:
+            return self._refused(item, problem)
+        return Difference(item, named=Named(item, self.place, relative, partition, admitted=True))
+
+    # --- folders ------------------------------------------------------------------------------
+
+    def _entry_as_folder(
+        self, entry: "os.DirEntry[str]", below: str, level: int
+    ) -> Difference | Literal["deeper"] | None:
+        relative = f"{below}{entry.name}/"
+        if self._rules.passes_over(entry.name) or not _is_folder(entry):
+            return None
+        if self._is_partition(relative):
+            return self._folder(relative)
+        return DEEPER if self.place.pattern.leads(level, entry.name) else None
+
+    def _is_partition(self, relative: str) -> bool:
+        """Is the folder a partition, or was it meant to be one? Of folders at any depth, only what
+        the source admits.
+        """
+        partition = self.place.claim(relative)
+        if partition is None:
+            return False
+        return bool(self.place.pattern.depth) or not self.place.problem(partition, self._now_us)
+
+    def _folder(self, relative: str) -> Difference | None:
+        item = self.place.item(relative)
+        partition = self.place.claim(relative)
+        item, problem = self._problem(item, partition or "")
+        if problem:
+            return self._refused(item, problem)
+        known = self._known.files.get(item)
+        try:
+            files = files_in(self.place.path(relative), self._rules.passes_over)
+        except OSError:
+            self._seen.add(item)
+            return Difference(item)
+        if not files and not self._rules.marker:
+            return None
+        self._seen.add(item)
+        return _difference(item, known, seen_of_all(files))
+
+    # --- names --------------------------------------------------------------------------------
+
+    def _problem(self, item: str, partition: PartitionKey) -> tuple[str, str]:
+        """The item as text, and why its name is no partition."""
+        try:
+            item.encode()
+        except UnicodeEncodeError:
+            return shown(item), "its name is not UTF-8"
+        return item, self.place.problem(partition, self._now_us)
+
+    def _refused(self, item: str, problem: str) -> Difference | None:
+        """A name that is no partition: news only if it was not known, or for another reason."""
+        self._seen.add(item)
+        same = reason_of(self._known.files.get(item)) == problem
+        return None if same else Difference(item, problem)
 
 
-def peek(path: Path) -> Seen | None:
-    """What `stat` says, or None when there is no regular file."""
+def _look(stat_of: Stat) -> Seen | str | None:
+    """What `stat` says of a file, or why it is none that can count; None when nothing is there."""
     try:
-        found = path.stat()
+        found = stat_of()
+    except OSError as error:
+        return None if error.errno in NOT_THERE else error.strerror or str(error)
+    return seen_of(found) if stat.S_ISREG(found.st_mode) else irregular(found.st_mode)
+
+
+def _difference(item: str, known: str | None, seen: AnySeen) -> Difference | None:
+    if known is not None and "!" not in known:
+        if known.startswith(f"{seen}:"):
+            return None
+        return Difference(item, entry=adopted(known, seen) or "")
+    return Difference(item)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
     except OSError:
-        return None
-    return _seen(found) if stat.S_ISREG(found.st_mode) else None
-
-
-def look(path: Path, *, steady: bool, must_settle: bool) -> Looked:
-    """Look at a file as a whole: is it finished, and what is its digest?
-
-    Finished is what nobody has open for writing. `steady` says that it looked the same a settle
-    time
-    ago: that is asked for where the system cannot tell who writes, and everywhere if `must_settle`.
-    """
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            return Looked("gone", reason="no regular file")
-        before = _seen(found)
-    except OSError as error:
-        if error.errno in NOT_THERE:
-            return Looked("gone")
-        return Looked("rejected", reason=error.strerror or str(error))
-    try:
-        writing = being_written(path)
-        if writing or (not steady and (must_settle or writing is None)):
-            return Looked("busy", before)
-        digest = digest_file(path)
-    except FileNotFoundError:
-        return Looked("gone")
-    except OSError as error:
-        return Looked("rejected", before, reason=error.strerror or str(error))
-    return Looked("found", before, digest) if peek(path) == before else Looked("busy", before)
-
-
-def being_written(path: Path) -> bool | None:
-    """Has anyone the file open for writing? None when this system cannot tell. Raises OSError.
-
-    A read lease is refused with EAGAIN while there is a writer (Linux, local file systems, as the
-    file's owner or with CAP_LEASE). It is given back at once; should a writer come in between, the
-    kernel tells us by SIGURG, which is ignored by default, instead of SIGIO, which would end us.
-    """
-    if not hasattr(fcntl, "F_SETLEASE"):
-        return None
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError as error:
-        return True if error.errno == errno.EAGAIN else None
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _seen(found: os.stat_result) -> Seen:
-    return Seen(found.st_size, found.st_mtime_ns, found.st_ino)
+        return False

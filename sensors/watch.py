@@ -1,379 +1,354 @@
-"""A watch over one folder: hints say when to look, a scan says what is true, nothing is
-missed twice.
+"""A watch over some roots: hints say when to look, scans say what is true, nothing is missed
+twice.
 """
 
-import threading
-import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
-from pathlib import Path
+import glob
+import os
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from time import monotonic
 
-import anyio
 import anyio.to_thread
-import msgspec
-import structlog
-from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
-from freshet.engine.events import SourceChanged
-from freshet.engine.keys import PartitionKey, partition_key_problem
-from freshet.engine.partitions import describe
-from freshet.engine.spaces import contains, is_too_far, space_of
-from freshet.engine.specs import AssetSpec
-from freshet.sensors.pattern import Pattern
-from freshet.sensors.scan import SMALL_FILE_BYTES, Looked, Seen, look, peek, scan
+from freshet.sensors.drafts import Draft
+from freshet.sensors.entries import DEVICE, FOLDER, HINTS, Known, state_of
+from freshet.sensors.hints import Hints
+from freshet.sensors.holders import Holders, claimed
+from freshet.sensors.look import Digests, Looked, Manner, look_at, peek
+from freshet.sensors.pending import Pending
+from freshet.sensors.places import Named, Place, Watched, name_of, places_of
+from freshet.sensors.rules import NAME, Rules
+from freshet.sensors.scan import Difference
+from freshet.sensors.scans import Scans
 from freshet.sensors.sensor import MAX_BATCH_CHANGES, Batch
 
-STEP_MS = 5
-"""Quiet time after which hints are handed over: the floor of the latency (watchfiles' default is
-50).
-"""
+SMALL_FILE_BYTES = 1024 * 1024
+"""Digested on the event loop, in about a millisecond; what is larger goes to a thread."""
 
-DEBOUNCE_MS = 50
-"""Longest time hints are held back while more keep coming."""
+SETTLE_S = 0.05
+"""How long a file must look the same where the system cannot tell whether it is being written."""
 
-IDLE_MS = 1000
-"""Longest sleep: how soon a root that was removed and made again is noticed."""
+SETTLE_FOLDER_S = 0.5
+"""And all files of a folder without a marker: there is no other sign that no more will come."""
+
+SETTLE_REMOTE_S = 4.0
+"""And a file on a network mount: NFS shows what it knew up to 3 s ago (`acregmin`)."""
+
+GONE_S = 0.1
+"""How long a file must be gone: editors move the old one away before they write the new one."""
 
 BIG_HINT = 1000
 """Hints at once after which some may have been dropped: a scan follows soon."""
 
-SOON_S = 1.0
-"""When that scan, and the one after a new folder appeared, comes; least time between two watches.
-"""
-
-SETTLE_MS = 50
-"""How long a file must look the same where the system cannot tell whether it is being written."""
-
-FIRST_LOOK_S, LAST_LOOK_S = 0.02, 0.5
-"""Time to the next look at a file still being written: growing from the one to the other."""
-
-MAX_REJECTED = 1000
-"""Rejected paths remembered with their reasons."""
-
-log = structlog.get_logger("freshet.sensors.files")
-
-
-class Watched(msgspec.Struct, frozen=True):
-    """What is watched and how: see `files.files`, which makes it."""
-
-    name: str
-    pattern: Pattern
-    source: AssetSpec
-    settle_ms: int | None
-    keep: bool
-    reconcile_s: float
-    poll: bool
-
-
-class Pending:
-    """A file that was not finished when we looked: what it looked like since when, and the next
-    look.
-    """
-
-    def __init__(self, seen: Seen | None, now: float) -> None:
-        self.seen = seen
-        self.since = now
-        self.delay = FIRST_LOOK_S
-        self.due = now + self.delay
+LISTEN_S = 0.05
+"""While a scan is under way: time between two looks at hints."""
 
 
 class Watch:
-    """One watch over one root: what is known, what was hinted at, and when to look again."""
+    """One watch: what is known, what was hinted at, and when to look again."""
 
     def __init__(self, sensor: Watched, cursor: Mapping[str, str]) -> None:
         self._sensor = sensor
-        self._pattern = sensor.pattern
-        self._root = Path(sensor.pattern.root)
-        self._space = space_of(sensor.source.partitions)
-        self._known = dict(cursor)
+        self._known = Known(cursor)
+        self._places = places_of(sensor)
+        self._rules = Rules(sensor.ignore, sensor.marker)
+        self._scans = Scans(self._places, self._known, self._rules, sensor.reconcile_s)
+        deep = any(p.pattern.depth != 1 or p.pattern.folder for p in self._places)
+        roots = [place.root for place in self._places]
+        self._hints = Hints(sensor.name, roots, recursive=deep, poll=sensor.poll)
+        self._holders: Holders | None = None
+        self._digests = Digests()
+        self._pending = Pending()
+        self._unmarked: set[str] = set()
         self._hinted: set[str] = set()
-        self._pending: dict[str, Pending] = {}
-        self._scan_at = monotonic()
-        self._rescan = False
-        self._notify: RustNotify | None = None
-        self._stop = threading.Event()
-        self._identity: tuple[int, int] | None = None
-        self._attach_at = monotonic() - SOON_S
-        self._thread = anyio.CapacityLimiter(1)
-        self.rejected: dict[str, str] = {}
-        """Files that match but cannot count, and why; at most MAX_REJECTED of them."""
+        self._listened = monotonic()
 
     # --- what changed -------------------------------------------------------------------------
 
     async def changes(self) -> AsyncGenerator[Batch, None]:
-        """Everything that differs from what is known, in batches, as far as it is finished."""
-        self._attach()
-        candidates = sorted(await self._candidates())
-        for start in range(0, len(candidates), MAX_BATCH_CHANGES):
-            batch = await self._batch(candidates[start : start + MAX_BATCH_CHANGES])
+        """Everything that differs from what is known, in batches, as far as it is finished.
+
+        Raises OSError when no root is there and one seems not to be mounted.
+        """
+        if self._hints.attach():
+            self._scans.now()
+            for place in self._places:
+                place.remote = place.root in self._hints.remote
+        self._scans.without_hints = bool(self._hints.problem)
+        found = await self._differences()
+        if self._scans.lost.keys() >= self._hints.roots:
+            raise OSError(next(iter(self._scans.lost.values())))
+        for start in range(0, len(found), MAX_BATCH_CHANGES):
+            rest = found[start + MAX_BATCH_CHANGES :]
+            batch = await self._batch(found[start : start + MAX_BATCH_CHANGES], len(rest))
             if batch.cursor:
                 yield batch
+        noted = self._notes()
+        if noted.cursor:
+            yield noted
 
     def remember(self, batch: Batch) -> None:
         """The batch is durable: from here on it is what is known."""
-        for relative, value in batch.cursor.items():
-            if value is None:
-                self._known.pop(relative, None)
-            else:
-                self._known[relative] = value
+        self._known.move(batch.cursor)
 
-    async def _candidates(self) -> set[str]:
-        """Relative paths to look at: hinted, due again, and from a scan what is new, changed or
-        gone.
-        """
+    @property
+    def is_complete(self) -> bool:
+        """Has everything been looked at once?"""
+        return self._scans.are_complete
+
+    @property
+    def behind(self) -> int:
+        """Files known not to be finished."""
+        return len(self._pending) + len(self._unmarked)
+
+    async def _differences(self) -> list[Difference]:
+        """What to look at, by path: hinted, due again, and from a scan new, changed or gone."""
         now = monotonic()
-        found = self._hinted
+        found = {item: Difference(item) for item in self._pending.due(now)}
+        found |= {item: Difference(item) for item in self._hinted}
         self._hinted = set()
-        found.update(path for path, pending in self._pending.items() if pending.due <= now)
-        if now >= self._scan_at:
-            self._scan_at = now + (SOON_S if self._rescan else self._sensor.reconcile_s)
-            self._rescan = False
-            found.update(
-                await anyio.to_thread.run_sync(
-                    lambda: list(self._differences()), abandon_on_cancel=True
-                )
-            )
+        if now >= self._scans.next_due():
+            scanned = await anyio.to_thread.run_sync(self._scan, abandon_on_cancel=True)
+            found |= {one.item: one for one in scanned}
+        return [found[item] for item in sorted(found)]
+
+    def _scan(self) -> list[Difference]:
+        if self._holders is None and self._sensor.may_collide:
+            self._holders = Holders(self._places, self._known)
+        rounds = self._scans.rounds
+        found = self._scans.step(MAX_BATCH_CHANGES, self._hints.stopped)
+        if self._scans.rounds > rounds:
+            self._hints.check()
         return found
 
-    def _differences(self) -> Iterator[str]:
-        try:
-            there = dict(scan(self._root, self._pattern.depth))
-        except OSError as error:
-            self._reject(".", f"the folder {self._root} cannot be listed: {error.strerror}")
+    async def _batch(self, differences: list[Difference], rest: int) -> Batch:
+        draft = self._draft()
+        named: dict[str, Named] = {}
+        for one in differences:
+            what = one.named or name_of(self._places, one.item)
+            if one.named is not None:
+                named[one.item] = one.named
+            elif one.reason:
+                draft.reject(one.item, one.reason, what.path if what else one.item)
+            elif what is None or self._rules.ignores(what.relative):
+                self._known.forget(one.item)
+            elif one.entry:
+                draft.keep(one.item, one.entry)
+            else:
+                named[one.item] = what
+        looked = await self._look_at_all(list(named.values()))
+        heirs = self._heirs(looked, named)
+        if heirs:
+            looked += await self._look_at_all(heirs)
+        looked.sort(key=lambda pair: (pair[1].what == "gone", pair[0].item))
+        for what, result in looked:
+            self._fold(draft, what, result)
+        return draft.batch(self._devices(), self.behind + rest)
+
+    def _draft(self) -> Draft:
+        inside = () if NAME in self._rules.marker else (glob.escape(self._rules.marker),)
+        ignored = "/".join((*self._rules.ignore, *filter(None, inside)))
+        return Draft(
+            self._sensor.name,
+            self._known,
+            self._holders,
+            keep=self._sensor.keep,
+            ignored=ignored,
+        )
+
+    def _heirs(
+        self, looked: Iterable[tuple[Named, Looked]], named: Mapping[str, Named]
+    ) -> list[Named]:
+        """Those who may take over from files that are gone."""
+        if self._holders is None:
+            return []
+        gone = [one for one, result in looked if result.what == "gone"]
+        heirs = {h.item: h for one in gone for h in self._holders.heirs(one)}
+        return [heir for item, heir in heirs.items() if item not in named]
+
+    def _fold(self, draft: Draft, named: Named, looked: Looked) -> None:
+        item = named.item
+        self._unmarked.discard(item)
+        if looked.what == "busy":
+            manner = self._manner(named.place)
+            least_s = manner.settle_s if manner.must_settle else 0.0
+            self._pending.put_off(item, looked.seen, monotonic(), least_s)
             return
-        self.rejected.pop(".", None)
-        for relative, seen in there.items():
-            known = self._known.get(relative, "")
-            if not known.startswith(f"{seen}:"):
-                yield relative
-        yield from (relative for relative in self._known if relative not in there)
-
-    async def _batch(self, candidates: list[str]) -> Batch:
-        changes: list[SourceChanged] = []
-        cursor: dict[str, str | None] = {}
-        for relative, partition, looked in await self._look_at_all(candidates):
-            if looked.what == "found" and looked.seen is not None:
-                self._found(relative, partition, looked, looked.seen, changes, cursor)
-            elif looked.what == "gone":
-                self._gone(relative, partition, changes, cursor)
-                if looked.reason:
-                    self._reject(relative, looked.reason)
-                else:
-                    self.rejected.pop(relative, None)
-            elif looked.what == "rejected":
-                self._reject(relative, looked.reason)
-        return Batch(tuple(changes), cursor)
-
-    def _found(
-        self,
-        relative: str,
-        partition: PartitionKey,
-        looked: Looked,
-        seen: Seen,
-        changes: list[SourceChanged],
-        cursor: dict[str, str | None],
-    ) -> None:
-        self._pending.pop(relative, None)
-        self.rejected.pop(relative, None)
-        known = self._known.get(relative)
-        if known == f"{seen}:{looked.digest}":
+        if looked.what == "gone" and self._may_come_back(draft, named):
             return
-        cursor[relative] = f"{seen}:{looked.digest}"
-        if known is None or known.rpartition(":")[2] != looked.digest:
-            changes.append(
-                SourceChanged(
-                    self._sensor.source.key,
-                    partition,
-                    looked.digest,
-                    {
-                        "path": str(self._root / relative),
-                        "size": seen.size,
-                        "mtime_ns": seen.mtime_ns,
-                    },
-                )
-            )
+        self._pending.drop(item)
+        if looked.what == "found":
+            draft.found(named, looked)
+        elif looked.what == "unmarked":
+            self._unmarked.add(item)
+        elif looked.what == "gone":
+            draft.gone(named, looked.reason)
+        else:
+            draft.reject(item, looked.reason, named.path)
 
-    def _gone(
-        self,
-        relative: str,
-        partition: PartitionKey,
-        changes: list[SourceChanged],
-        cursor: dict[str, str | None],
-    ) -> None:
-        self._pending.pop(relative, None)
-        if relative in self._known:
-            cursor[relative] = None
-            if not self._sensor.keep:
-                changes.append(SourceChanged(self._sensor.source.key, partition))
+    def _may_come_back(self, draft: Draft, named: Named) -> bool:
+        """Is a file that counted gone only just now, or with the whole root?"""
+        item, now = named.item, monotonic()
+        if not state_of(draft.value(item)):
+            return False
+        since = self._pending.since(item, None)
+        if since is None or now - since < GONE_S:
+            self._pending.put_off(item, None, now, GONE_S)
+            return True
+        if self._scans.is_in_place(named.place):
+            return False
+        self._pending.drop(item)
+        return True
+
+    # --- the watch itself ---------------------------------------------------------------------
+
+    def _notes(self) -> Batch:
+        """What has become wrong, or right, with the roots and with hints."""
+        draft = self._draft()
+        for root, trouble in self._scans.troubles.items():
+            draft.note(FOLDER + root, trouble, root)
+            if not trouble and self._known.get(FOLDER + root):
+                self._hints.touched()
+        self._scans.troubles.clear()
+        draft.note(HINTS, self._hints.problem, self._places[0].root)
+        if self._known.files and self.is_complete:
+            for item, device in self._devices().items():
+                draft.keep(item, device)
+        return draft.batch({}, self.behind)
+
+    def _devices(self) -> dict[str, str]:
+        return {DEVICE + root: device for root, device in self._scans.devices.items()}
 
     # --- looking ------------------------------------------------------------------------------
 
-    async def _look_at_all(self, candidates: list[str]) -> list[tuple[str, PartitionKey, Looked]]:
-        named = [
-            (relative, partition)
-            for relative in candidates
-            if (partition := self._partition(relative)) is not None
-        ]
-        if len(named) == 1 and self._is_small(named[0][0]):
-            looked = [self._look(named[0][0])]
-        else:
-            # Given up when cancelled: `close` then stops it after the file it is reading.
-            looked = await anyio.to_thread.run_sync(
-                lambda: [self._look(name) for name, _ in named if not self._stop.is_set()],
-                abandon_on_cancel=True,
-            )
-        return [(*name, result) for name, result in zip(named, looked, strict=True)]
-
-    def _look(self, relative: str) -> Looked:
-        """Look once; a file that is not finished is put off, ever longer, up to LAST_LOOK_S."""
-        now = monotonic()
-        pending = self._pending.get(relative)
-        settle_s = (SETTLE_MS if self._sensor.settle_ms is None else self._sensor.settle_ms) / 1000
-        path = self._root / relative
-        steady = (
-            pending is not None and pending.seen == peek(path) and now - pending.since >= settle_s
+    async def _look_at_all(self, named: list[Named]) -> list[tuple[Named, Looked]]:
+        if len(named) == 1 and self._is_small(named[0]):
+            return [(named[0], self._look(named[0]))]
+        if not named:
+            return []
+        # Given up when cancelled: `close` then stops it after the file it is reading.
+        stopped = self._hints.stopped
+        return await anyio.to_thread.run_sync(
+            lambda: [(one, self._look(one)) for one in named if not stopped.is_set()],
+            abandon_on_cancel=True,
         )
-        looked = look(path, steady=steady, must_settle=self._sensor.settle_ms is not None)
-        if looked.what == "busy":
-            if pending is None:
-                self._pending[relative] = Pending(looked.seen, now)
-            else:
-                if pending.seen != looked.seen:
-                    pending.seen, pending.since = looked.seen, now
-                pending.delay = min(pending.delay * 1.5, LAST_LOOK_S)
-                pending.due = now + pending.delay
-        return looked
 
-    def _is_small(self, relative: str) -> bool:
-        seen = peek(self._root / relative)
-        return seen is None or seen.size <= SMALL_FILE_BYTES
+    def _look(self, named: Named) -> Looked:
+        is_folder = named.place.pattern.folder
+        problem = named.problem
+        if problem:
+            there = os.path.isdir(named.path) if is_folder else peek(named.path) is not None
+            return Looked("rejected", reason=problem) if there else Looked("gone")
+        if self._holders is not None:
+            ahead = self._holders.ahead_of(named)
+            if ahead is not None and os.path.lexists(named.path):
+                self._holders.queue(named)
+                return Looked("rejected", reason=claimed(named, ahead))
+        manner = self._manner(named.place)
+        settled = self._pending.seen_for(named.item, manner.settle_s, monotonic())
+        return look_at(named.path, self._rules, manner, self._digests, settled)
 
-    def _partition(self, relative: str) -> PartitionKey | None:
-        """The partition of a path that matches and that the source admits; else None, and why."""
-        partition = self._pattern.partition_of(relative)
-        if partition is None:
-            return None
-        try:
-            relative.encode()
-        except UnicodeEncodeError:
-            self._reject(relative, "its name is not UTF-8")
-            return None
-        problem = partition_key_problem(partition) if self._pattern.partitioned else None
-        if problem is None and not contains(self._sensor.source.partitions, partition):
-            problem = f"'{partition}' is no partition: {describe(self._sensor.source.partitions)}"
-        if problem is None and self._is_too_far(partition):
-            problem = f"'{partition}' is more than ten years ahead"
-        if problem is not None:
-            self._reject(relative, problem)
-            return None
-        return partition
+    def _manner(self, place: Place) -> Manner:
+        """How to look at files of a place."""
+        asked = self._sensor.settle_ms
+        guess_s = SETTLE_S
+        if place.remote:
+            guess_s = SETTLE_REMOTE_S
+        elif place.pattern.folder and not self._rules.marker:
+            guess_s = SETTLE_FOLDER_S
+        return Manner(
+            settle_s=guess_s if asked is None else asked / 1000,
+            must_settle=asked is not None or guess_s != SETTLE_S,
+            trusts_leases=not place.remote,
+            by_stat=self._sensor.by_stat,
+        )
 
-    def _is_too_far(self, partition: PartitionKey) -> bool:
-        i = self._space.ordinal(partition)
-        return i is not None and is_too_far(self._space, i, time.time_ns() // 1000)
-
-    def _reject(self, relative: str, reason: str) -> None:
-        self._pending.pop(relative, None)
-        if self.rejected.get(relative) == reason or len(self.rejected) >= MAX_REJECTED:
-            return
-        self.rejected[relative] = reason
-        shown = relative.encode("utf-8", "replace").decode()
-        log.warning("file does not count", sensor=self._sensor.name, file=shown, reason=reason)
+    def _is_small(self, named: Named) -> bool:
+        if named.place.pattern.folder:
+            return False
+        seen = peek(named.path)
+        return seen is None or seen.size <= SMALL_FILE_BYTES or self._sensor.by_stat
 
     # --- waiting for hints --------------------------------------------------------------------
 
     async def wait(self) -> None:
         """Sleep until something is hinted at or due."""
-        self._attach()
-        timeout_ms = max(1, int((self._next_due() - monotonic()) * 1000))
-        if self._notify is None:
-            await anyio.sleep(min(timeout_ms, IDLE_MS) / 1000)
+        now = monotonic()
+        if self._scans.is_scanning and now < self._listened + LISTEN_S:
             return
-        try:
-            hints = await anyio.to_thread.run_sync(
-                self._notify.watch,
-                DEBOUNCE_MS,
-                STEP_MS,
-                min(timeout_ms, IDLE_MS),
-                self._stop,
-                abandon_on_cancel=True,
-                limiter=self._thread,
-            )
-        except WatchfilesRustInternalError as error:  # one name that is not UTF-8 is enough
-            log.warning("watch is started anew", sensor=self._sensor.name, reason=str(error))
-            self._start_anew()
-            return
-        if isinstance(hints, set):
-            self._take(path for _, path in hints)
-            if len(hints) >= BIG_HINT:
-                self._scan_soon()
+        due = min(self._scans.next_due(), self._pending.next_due() or float("inf"))
+        paths = await self._hints.wait(due - now)
+        self._listened = monotonic()
+        for path in paths:
+            self._take(path)
+        if len(paths) >= BIG_HINT:
+            for place in self._places:
+                self._scans.soon(place)
 
     def close(self) -> None:
-        """Stop watching; the waiting thread returns within a step."""
-        self._stop.set()
-        self._detach()
+        """Stop watching and reading; threads return within a step."""
+        self._hints.close()
+        self._scans.close()
 
-    def _take(self, paths: Iterable[str]) -> None:
-        """Turn absolute paths into candidates: files that match; a folder means that more may be
-        new.
-        """
-        base = str(self._root.resolve()) + "/"
-        for path in paths:
-            relative = path.removeprefix(base)
-            if path + "/" == base:
-                self._start_anew()  # removed or moved; a new one may even have the same inode
-            elif relative == path:
-                self._scan_soon()  # a path seen through a link
-            elif self._pattern.partition_of(relative) is not None:
-                self._hinted.add(relative)
-                pending = self._pending.get(relative)
-                if pending is not None:
-                    pending.delay = FIRST_LOOK_S
-            elif relative.count("/") + 1 < self._pattern.depth:
-                self._scan_at = monotonic()  # a folder was made, moved or removed: look now,
-                self._rescan = True  # and again, for what was written before it was watched
+    def _take(self, path: str) -> None:
+        """Heed a path wherever it lies below a root."""
+        ours = False
+        for place in self._places:
+            base = self._hints.real.get(place.root, "")
+            if path == base:
+                self._hints.start_anew()  # removed or moved; a new one may even have its inode
+                ours = True
+            elif base and path.startswith(base.rstrip("/") + "/"):
+                self._heed(place, path[len(base.rstrip("/")) + 1 :])
+                ours = True
+        if not ours:
+            for place in self._places:  # a path seen through a link
+                self._scans.soon(place)
 
-    def _scan_soon(self) -> None:
-        self._scan_at = min(self._scan_at, monotonic() + SOON_S)
-
-    def _start_anew(self) -> None:
-        """Drop the watch: the next `_attach` makes another, and scans, at most once in SOON_S."""
-        self._detach()
-        self._identity = None
-        self._attach_at = max(monotonic(), self._attach_at + SOON_S)
-        self._scan_at = min(self._scan_at, self._attach_at)
-
-    def _next_due(self) -> float:
-        pending = min((pending.due for pending in self._pending.values()), default=self._scan_at)
-        return min(pending, self._scan_at)
-
-    def _attach(self) -> None:
-        """Watch the root; start anew, with a scan, when it came, went, or is another folder now."""
-        if self._notify is None and monotonic() < self._attach_at:
+    def _heed(self, place: Place, relative: str) -> None:
+        """Something has happened to a file, or to a folder on the way, or to a marker."""
+        above, _, name = relative.rpartition("/")
+        if self._rules.is_marker(name):
+            self._heed_marker(place, above, name)
+        elif self._rules.ignores(relative):
             return
-        try:
-            found = self._root.stat()
-            identity = (found.st_dev, found.st_ino)
-        except OSError:
-            identity = None
-        if identity == self._identity:
-            return
-        self._detach()
-        if identity is None:
-            log.warning("folder is missing", sensor=self._sensor.name, folder=str(self._root))
+        if place.pattern.folder:
+            self._heed_folder(place, relative)
+        elif place.pattern.leads_to(relative) and not os.path.isfile(place.path(relative)):
+            self._scans.folder(place, relative + "/", again=os.path.isdir(place.path(relative)))
+            self._hints.touched()
+            self._hint(place, relative)
         else:
-            self._notify = RustNotify(
-                [str(self._root.resolve())],
-                False,
-                self._sensor.poll,
-                300,
-                self._pattern.depth > 1,
-                True,
-            )
-            self._attach_at = self._scan_at = monotonic()
-        self._identity = identity
+            self._hint(place, relative)
 
-    def _detach(self) -> None:
-        if self._notify is not None:
-            self._notify.close()
-            self._notify = None
+    def _heed_folder(self, place: Place, relative: str) -> None:
+        is_folder = os.path.isdir(place.path(relative))
+        for folder in place.pattern.folders_above(relative):
+            partition = place.claim(folder)
+            if partition is not None and (place.pattern.depth or self._admits(place, folder)):
+                self._hint(place, folder)
+                if is_folder:
+                    self._scans.folder(place, folder, again=True)
+                return
+        if place.pattern.leads_to(relative):
+            self._scans.folder(place, relative + "/", again=is_folder)
+
+    def _heed_marker(self, place: Place, above: str, name: str) -> None:
+        """What the marker is for may count now."""
+        folder = above + "/" if above else ""
+        marked = self._rules.marked(name)
+        if marked:
+            self._hint(place, folder + marked + "/" * place.pattern.folder)
+        elif not place.pattern.folder:
+            before = place.item(folder)
+            self._hinted.update(item for item in self._unmarked if item.startswith(before))
+            self._scans.folder(place, folder, again=False)
+
+    def _admits(self, place: Place, relative: str) -> bool:
+        partition = place.claim(relative)
+        return partition is not None and Named("", place, relative, partition).problem == ""
+
+    def _hint(self, place: Place, relative: str) -> None:
+        if place.claim(relative) is not None:
+            item = place.item(relative)
+            self._hinted.add(item)
+            self._pending.hasten(item)

@@ -1,6 +1,8 @@
-"""What all tests share: asynchronous ones run on asyncio, through anyio's plugin."""
+"""What all tests share: asynchronous ones run on asyncio, through anyio's plugin; one broker."""
 
 import pytest
+
+from tests.broker import broker as broker
 
 
 @pytest.fixture

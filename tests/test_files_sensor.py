@@ -3,7 +3,7 @@
 import os
 import shutil
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -14,59 +14,17 @@ import pytest
 from structlog.testing import capture_logs
 
 import freshet as fr
-from freshet.engine.digests import digest
 from freshet.engine.errors import DefinitionError
 from freshet.engine.events import SourceChanged
 from freshet.sensors.files import FilesSensor
 from freshet.sensors.sensor import MAX_BATCH_CHANGES, Batch
 from freshet.sensors.watch import Watch
+from tests.reading import PATIENCE_S, Reader, version
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE_S = 60
-"""Bound on a wait for something that comes within milliseconds on any machine that is not stuck."""
-
 flights = fr.source("flights", partitions=fr.daily("2024-01-01", opens="data"))
 airlines = fr.source("airlines")
-
-
-class Reader:
-    """Reads a sensor as the engine does: takes a batch, keeps its cursor, asks for the next."""
-
-    def __init__(self, sensor: FilesSensor, cursor: dict[str, str] | None = None) -> None:
-        self.cursor = dict(cursor or {})
-        self.current: dict[str, str] = {}
-        self._batches: AsyncGenerator[Batch, None] = sensor.run(dict(self.cursor))
-
-    async def batch(self) -> Batch:
-        with anyio.fail_after(PATIENCE_S):
-            batch = await anext(self._batches)
-        for item, value in batch.cursor.items():
-            if value is None:
-                self.cursor.pop(item)
-            else:
-                self.cursor[item] = value
-        for change in batch.changes:
-            self.current[change.partition] = change.data_version
-            if not change.data_version:
-                del self.current[change.partition]
-        return batch
-
-    async def changes(self, count: int) -> list[SourceChanged]:
-        """The next `count` changes, whatever batches they come in."""
-        found: list[SourceChanged] = []
-        while len(found) < count:
-            found.extend((await self.batch()).changes)
-        assert len(found) == count
-        return found
-
-    async def until(self, current: Callable[[], dict[str, str]]) -> None:
-        """Read on until the partitions that are there have the versions of these contents."""
-        while self.current != {day: version(text) for day, text in current().items()}:
-            await self.batch()
-
-    async def stop(self) -> None:
-        await self._batches.aclose()
 
 
 @pytest.fixture
@@ -78,10 +36,6 @@ def landing(tmp_path: Path) -> Path:
 
 def sensor(landing: Path, **options: object) -> FilesSensor:
     return fr.files(f"{landing}/{{partition}}.csv", source=flights, **options)  # type: ignore[arg-type]
-
-
-def version(content: str) -> str:
-    return digest([content.encode()])
 
 
 async def test_a_file_that_lands_is_a_change_of_its_partition(landing: Path) -> None:
@@ -106,7 +60,7 @@ async def test_a_file_that_lands_is_a_change_of_its_partition(landing: Path) -> 
         file.unlink()
         (removed,) = await reader.changes(1)
         assert (removed.partition, removed.data_version) == ("2024-01-05", "")
-        assert reader.cursor == {}
+        assert reader.files == {}
 
 
 async def test_touching_a_file_moves_the_cursor_and_changes_nothing(landing: Path) -> None:
@@ -225,8 +179,8 @@ async def test_renaming_into_place_counts_at_once(landing: Path) -> None:
 
 
 async def test_what_cannot_count_is_named_and_stops_nothing(landing: Path) -> None:
-    """A bad partition, a name that is not UTF-8, a folder and a dangling link:
-    reasons, no changes.
+    """A bad partition, a name that is not UTF-8 and a folder: reasons, no changes. What does not
+    match, and a link that leads nowhere, is no file of ours.
     """
     (landing / "not-a-day.csv").write_text("x")
     (landing / "2023-12-31.csv").write_text("before the start")
@@ -236,18 +190,16 @@ async def test_what_cannot_count_is_named_and_stops_nothing(landing: Path) -> No
     with open(os.fsencode(landing) + b"/2024-\xff.csv", "wb") as file:
         file.write(b"x")
     (landing / "2024-01-05.csv").write_text("good")
-    watch = Watch(sensor(landing).watched, {})
-    try:
-        batches = [batch async for batch in watch.changes()]
-        assert [c.partition for b in batches for c in b.changes] == ["2024-01-05"]
-        assert sorted(os.fsencode(path) for path in watch.rejected) == [
-            b"2023-12-31.csv",
-            b"2024-\xff.csv",
-            b"not-a-day.csv",
-        ]
-        assert "daily from 2024-01-01" in watch.rejected["2023-12-31.csv"]
-    finally:
-        watch.close()
+    reader = Reader(sensor(landing))
+    async with aclosing(reader._batches):
+        await reader.beat()
+    assert reader.current == {"2024-01-05": version("good")}
+    assert reader.rejected == {
+        "2023-12-31.csv": "'2023-12-31' is no partition: daily from 2024-01-01",
+        "2024-01-03.csv": "it is a folder; a pattern that ends in '/' takes folders as partitions",
+        "2024-\\xff.csv": "its name is not UTF-8",
+        "not-a-day.csv": "'not-a-day' is no partition: daily from 2024-01-01",
+    }
 
 
 async def test_a_file_that_vanishes_while_we_look_is_simply_gone(landing: Path) -> None:
@@ -320,7 +272,7 @@ async def test_a_missing_folder_withdraws_nothing(landing: Path, tmp_path: Path)
         await anyio.wait_all_tasks_blocked()
         (tmp_path / "away").rename(landing)
         (landing / "2024-01-02.csv").write_text("y")
-    assert sorted(second.cursor) == ["2024-01-01.csv", "2024-01-02.csv"]
+    assert sorted(second.files) == ["2024-01-01.csv", "2024-01-02.csv"]
 
 
 async def seen_while_watching(landing: Path, make: Callable[[], object]) -> list[tuple[str, str]]:
@@ -343,7 +295,7 @@ async def test_a_name_that_is_not_utf8_does_not_end_the_watch(landing: Path) -> 
         with open(os.fsencode(landing) + b"/2024-\xff.csv", "wb") as file:
             file.write(b"x")
 
-    assert await seen_while_watching(landing, make) == [("2024-?.csv", "its name is not UTF-8")]
+    assert await seen_while_watching(landing, make) == [("2024-\\xff.csv", "its name is not UTF-8")]
 
 
 async def test_a_path_that_cannot_be_followed_does_not_end_the_watch(landing: Path) -> None:
@@ -367,7 +319,7 @@ async def test_a_known_file_that_cannot_be_looked_at_is_not_withdrawn(landing: P
     second = Reader(sensor(landing), first.cursor)
     async with aclosing(second._batches):
         await second.until(lambda: {"2024-01-02": "y"})
-    assert sorted(second.cursor) == ["2024-01-01.csv", "2024-01-02.csv"]
+    assert sorted(second.files) == ["2024-01-01.csv", "2024-01-02.csv"]
 
 
 async def test_a_known_file_whose_place_a_folder_took_is_withdrawn(landing: Path) -> None:
@@ -375,17 +327,13 @@ async def test_a_known_file_whose_place_a_folder_took_is_withdrawn(landing: Path
     file = landing / "2024-01-01.csv"
     file.write_text("x")
     reader = Reader(sensor(landing))
-    with capture_logs() as logs:
-        async with aclosing(reader._batches):
-            await reader.until(lambda: {"2024-01-01": "x"})
-            file.unlink()
-            file.mkdir()
-            await reader.until(dict)
-    assert reader.cursor == {}
-    assert [log["reason"] for log in logs if log["event"] == "file does not count"] in (
-        ["no regular file"],
-        [],  # the removal was seen before the folder was there
-    )
+    async with aclosing(reader._batches):
+        await reader.until(lambda: {"2024-01-01": "x"})
+        file.unlink()
+        file.mkdir()
+        await reader.until(dict)
+        await reader.told(bool)
+    assert "it is a folder" in reader.rejected["2024-01-01.csv"]
 
 
 async def test_files_that_come_and_go_while_we_look_leave_those_that_stayed(landing: Path) -> None:
@@ -412,8 +360,8 @@ async def test_files_that_come_and_go_while_we_look_leave_those_that_stayed(land
     async with aclosing(reader._batches), anyio.create_task_group() as tasks:
         tasks.start_soon(anyio.to_thread.run_sync, churn)
         await reader.until(there)
-    assert sorted(reader.cursor) == sorted(file.name for file in landing.iterdir())
-    assert len(reader.cursor) == 11
+    assert sorted(reader.files) == sorted(file.name for file in landing.iterdir())
+    assert len(reader.files) == 11
 
 
 async def test_a_cancelled_sensor_stops_reading_and_reports_the_same_when_run_again(
@@ -429,7 +377,7 @@ async def test_a_cancelled_sensor_stops_reading_and_reports_the_same_when_run_ag
         tasks.start_soon(reader.batch)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
-    assert reader.cursor == {}
+    assert reader.files == {}
     again = Reader(sensor(landing))
     async with aclosing(again._batches):
         assert [change.partition for change in await again.changes(len(days))] == days
@@ -474,7 +422,7 @@ async def test_removal_may_be_told_to_mean_nothing(landing: Path) -> None:
         await reader.changes(1)
         file.unlink()
         batch = await reader.batch()
-        assert (batch.changes, reader.cursor) == ((), {})
+        assert (batch.changes, reader.files) == ((), {})
 
 
 async def test_an_unpartitioned_source_is_one_file(landing: Path) -> None:

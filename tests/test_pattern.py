@@ -32,6 +32,45 @@ def test_the_path_of_a_partition_is_a_path_of_that_partition(text: str, key: str
     assert pattern.partition_of(relative) == key
     assert PurePosixPath(pattern.root, relative) == PurePosixPath(text.replace(PLACEHOLDER, key))
     assert relative.count("/") + 1 == pattern.depth
+    assert all(pattern.leads_to(above) for above in _above(relative))
+
+
+def _above(relative: str) -> list[str]:
+    parts = relative.split("/")
+    return ["/".join(parts[:n]) for n in range(1, len(parts))]
+
+
+PLAIN_SEGMENTS = st.lists(st.sampled_from(["**", "*", "a", "b*"]), max_size=3)
+SEGMENTS = st.tuples(
+    PLAIN_SEGMENTS,
+    st.sampled_from(["*{partition}", "x{partition}y", "{partition}"]),
+    PLAIN_SEGMENTS.filter(lambda after: after[-1:] != ["**"]),
+).map(lambda parts: [*parts[0], parts[1], *parts[2]])
+
+
+@given(SEGMENTS, st.lists(st.sampled_from(["a", "b", "ba", "xky", "c"]), min_size=1, max_size=5))
+def test_wildcards_match_what_the_slow_model_says(segments: list[str], path: list[str]) -> None:
+    """Segment by segment, `**` for any number of them; and every folder on the way leads there."""
+    text = "/".join(["root", *segments])
+    pattern = parse_pattern(text)
+    relative = "/".join(path)
+    fixed = next(n for n, part in enumerate(segments) if "{" in part or "*" in part)
+    matches = _matches(segments[fixed:], path)
+    assert (pattern.partition_of(relative) is not None) == matches
+    if matches:
+        assert all(pattern.leads_to(above) for above in _above(relative))
+
+
+def _matches(segments: list[str], path: list[str]) -> bool:
+    if not segments:
+        return not path
+    if segments[0] == "**":
+        return any(_matches(segments[1:], path[n:]) for n in range(len(path)))
+    if not path or not _matches(segments[1:], path[1:]):
+        return False
+    expression = segments[0].replace(PLACEHOLDER, ".+")
+    expression = ".+" if expression == "*" else re.sub(r"(?<!\.)\*", ".*", expression)
+    return re.fullmatch(expression, path[0]) is not None
 
 
 @given(PATTERNS, st.text(st.sampled_from("ab/.x"), max_size=8))
@@ -85,6 +124,19 @@ def test_a_pattern_without_placeholder_is_exactly_one_file() -> None:
         assert pattern.partition_of(other) is None
 
 
+def test_a_pattern_that_ends_in_a_slash_is_of_folders() -> None:
+    """Their paths end in it too; a file in one belongs to the outermost that matches."""
+    pattern = parse_pattern("landing/day={partition}/")
+    assert (pattern.root, pattern.depth, pattern.folder) == ("landing", 1, True)
+    assert pattern.partition_of("day=5/") == "5"
+    assert pattern.partition_of("day=5") is None
+    assert pattern.path_of("5") == "day=5/"
+    assert list(pattern.folders_above("day=5/part/0.csv")) == ["day=5/"]
+    assert list(pattern.folders_above("hour=5/part/0.csv")) == []
+    deep = parse_pattern("landing/**/day={partition}/")
+    assert list(deep.folders_above("a/day=5/day=6/x")) == ["a/day=5/", "a/day=5/day=6/"]
+
+
 @pytest.mark.parametrize("relative", ["x.csv.tmp", ".csv", "a/b.csv", "a.CSV", "", "csv", "a.csv/"])
 def test_what_only_resembles_the_pattern_does_not_match(relative: str) -> None:
     assert parse_pattern("landing/{partition}.csv").partition_of(relative) is None
@@ -104,7 +156,11 @@ def test_what_only_resembles_the_pattern_does_not_match(relative: str) -> None:
         "landing/{partition.csv",
         "landing/partition}.csv",
         "{partition}/{partition}.csv",
-        "landing/**/{partition}.csv",
+        "landing/{partition}/**",
+        "landing/{partition}/**/",
+        "landing/a**/{partition}.csv",
+        "landing/**/airlines.csv",
+        "landing/{partition}.cs?",
     ],
 )
 def test_a_pattern_that_cannot_be_used_is_refused_by_name(text: str) -> None:
