@@ -57,7 +57,7 @@ class Membership(NamedTuple):
 
 class Fetched(NamedTuple):
     """Messages by partition in order, and the place after them: beyond the last where there is
-    something that is no message.
+    something that is no message. Without messages, the places of all partitions that are ours.
     """
 
     records: Mapping[Place, Sequence[Record]]
@@ -219,8 +219,8 @@ class Link:
                 found = await self._consumer.getmany(
                     *named, timeout_ms=int(timeout_s * 1000), max_records=count
                 )
-                ends = {tp: await self._position(tp, of) for tp, of in found.items()}
-                return Fetched(found, ends)
+                asked = found or dict.fromkeys(self._consumer.assignment(), ())
+                return Fetched(found, {tp: await self._position(tp, asked[tp]) for tp in asked})
             return Fetched({}, {})
         except (errors.OffsetOutOfRangeError, errors.NoOffsetForPartitionError) as error:
             failure = OutOfRangeError(str(error))
@@ -237,10 +237,6 @@ class Link:
         except Exception as error:  # recorded: raised below, without what its frames hold
             failure = self._failure("cannot read", error)
         raise failure
-
-    async def ends(self) -> dict[Place, int]:
-        """Where each partition that is ours is read next, by what has been fetched."""
-        return {tuple(tp): await self._position(tp, ()) for tp in self._consumer.assignment()}
 
     async def _position(self, tp: Any, records: Sequence[Record]) -> int:
         """Never waits: every partition of ours has a place."""

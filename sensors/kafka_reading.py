@@ -201,8 +201,7 @@ class Reading:
         if self._link.generation != generation:
             self._link.seek(self._places.at)  # fetched before the partitions were given anew
             return
-        ends = found.ends if found.records else await self._link.ends()
-        self._pending.put(Fetched(found.records, ends), self._places.at)
+        self._pending.put(found, self._places.at)
 
     async def _retreat(self, error: Exception) -> None:
         """Go back to our places after an error, unless it comes again and again."""

@@ -72,7 +72,7 @@ async def _read(link: Link, place: Place, offset: int) -> Record | None:
             return None
         for records in found.records.values():
             return records[0] if records[0].offset == offset else None
-        if found.ends.get(place, offset) > offset or (await link.ends()).get(place, 0) > offset:
+        if found.ends.get(place, offset) > offset:
             return None
     raise KafkaError(f"{place[0]}/{place[1]} has not answered for {PATIENCE_S:g} s")
 

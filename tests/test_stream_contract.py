@@ -279,9 +279,7 @@ class TestRead:
             ]
         )
 
-        async def found(
-            *names: str, after: int = 0, until: int = 99, limit: int = 9
-        ) -> list[int]:
+        async def found(*names: str, after: int = 0, until: int = 99, limit: int = 9) -> list[int]:
             events = await stream.changes(names, after, until, limit=limit)
             return [recorded.position for recorded in events]
 
