@@ -10,7 +10,11 @@ import structlog
 def configure() -> None:
     """Send all logs of the process to stderr, in the form its reader wants."""
     person = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if person else structlog.processors.JSONRenderer()
+    # Without the locals of each frame: they may hold users' own secrets.
+    plain = structlog.dev.RichTracebackFormatter(show_locals=False)
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    if person:
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=plain)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

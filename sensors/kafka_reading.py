@@ -28,12 +28,12 @@ from freshet.sensors.kafka_client import (
     new_member,
 )
 from freshet.sensors.kafka_messages import Feed, Record
-from freshet.sensors.kafka_pending import Pending
+from freshet.sensors.kafka_pending import MAX_BATCH_MESSAGES, Pending
 from freshet.sensors.kafka_places import MEMBER, Place, Places, Start, item
 from freshet.sensors.kafka_replay import replayed
 from freshet.sensors.kafka_topics import Found
 from freshet.sensors.kafka_watch import Display, Silence
-from freshet.sensors.sensor import MAX_BATCH_CHANGES, Batch
+from freshet.sensors.sensor import Batch
 
 FETCH_S = 1.0
 """Longest wait for messages: how often the watch looks when there are none."""
@@ -186,7 +186,7 @@ class Reading:
             self._sure = False
         generation = self._link.generation
         try:
-            found = await self._link.fetch(FETCH_S, MAX_BATCH_CHANGES, only)
+            found = await self._link.fetch(FETCH_S, MAX_BATCH_MESSAGES, only)
         except OutOfRangeError as error:
             await self._retreat(KafkaError(f"cannot read from its places: {error}"))
             return
@@ -223,7 +223,7 @@ class Reading:
             if (self._link.high(place) or 0) <= self._places.at.get(place, 0):
                 continue
             try:
-                await self._link.fetch(FETCH_S, MAX_BATCH_CHANGES, place)
+                await self._link.fetch(FETCH_S, MAX_BATCH_MESSAGES, place)
             except UnreadableError as error:
                 before = await self._one_by_one(place)
                 if before:
@@ -245,7 +245,7 @@ class Reading:
     async def _one_by_one(self, place: Place) -> list[Record]:
         self._link.seek(self._places.at)
         found: list[Record] = []
-        while len(found) < MAX_BATCH_CHANGES:
+        while len(found) < MAX_BATCH_MESSAGES:
             try:
                 one = await self._link.fetch(FETCH_S, 1, place)
             except UnreadableError:

@@ -19,7 +19,7 @@ What every sensor keeps to (held by `tests/test_sensor_contract.py` for each of 
 - Now and then it yields also when there is nothing new, so that all can see that it works.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -68,10 +68,10 @@ class Batch(msgspec.Struct, frozen=True):
     batch without anything says only that the sensor works.
     """
 
-    changes: tuple[SourceChanged, ...] = ()
+    changes: Sequence[SourceChanged] = ()
     cursor: Mapping[str, str | None] = {}
-    rejected: tuple[Rejection, ...] = ()
-    settled: tuple[Settlement, ...] = ()
+    rejected: Sequence[Rejection] = ()
+    settled: Sequence[Settlement] = ()
     behind: int | None = None
 
 

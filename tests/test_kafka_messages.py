@@ -14,8 +14,8 @@ from freshet.engine.events import SourceChanged
 from freshet.sensors.kafka import MAX_PAYLOAD_BYTES
 from freshet.sensors.kafka_client import Fetched
 from freshet.sensors.kafka_messages import Feed, Message, Rules
-from freshet.sensors.kafka_pending import DECODE_S, Pending
-from freshet.sensors.sensor import MAX_BATCH_CHANGES, Rejection
+from freshet.sensors.kafka_pending import DECODE_S, MAX_BATCH_MESSAGES, Pending
+from freshet.sensors.sensor import Rejection
 
 NOW_US = 1_800_000_000_000_000
 NEW_YEAR_MS = 1_704_067_200_000  # 2024-01-01T00:00Z
@@ -235,15 +235,15 @@ def test_values_are_kept_as_what_they_are() -> None:
 def test_what_is_pending_is_taken_in_order_and_in_bounds() -> None:
     """At most a batch at once, places after what was taken, beyond the last at the end."""
     pending = Pending()
-    first = [record(offset=n) for n in range(MAX_BATCH_CHANGES + 5)]
+    first = [record(offset=n) for n in range(MAX_BATCH_MESSAGES + 5)]
     second = [record(offset=n) for n in range(3)]
-    pending.put(Fetched({("t", 2): first, ("t", 3): second}, {("t", 2): 999, ("t", 4): 6}), {})
+    pending.put(Fetched({("t", 2): first, ("t", 3): second}, {("t", 2): 9999, ("t", 4): 6}), {})
     taken = pending.take({"t": feed()}, NOW_US)
-    assert len(taken.changes) == MAX_BATCH_CHANGES
-    assert taken.reached == {("t", 2): MAX_BATCH_CHANGES}
+    assert len(taken.changes) == MAX_BATCH_MESSAGES
+    assert taken.reached == {("t", 2): MAX_BATCH_MESSAGES}
     taken = pending.take({"t": feed()}, NOW_US)
     assert len(taken.changes) == 8
-    assert taken.reached == {("t", 2): 999, ("t", 3): 3, ("t", 4): 6}
+    assert taken.reached == {("t", 2): 9999, ("t", 3): 3, ("t", 4): 6}
     assert not pending
     assert pending.take({"t": feed()}, NOW_US) == ([], [], {})
 

@@ -243,6 +243,43 @@ async def test_a_topic_re_created_while_it_is_read_halts(broker: Broker) -> None
         assert await read.versions() == [f"0:{n}" for n in range(10)]
 
 
+class Held(MemoryStream):
+    """A stream that takes nothing while it is held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may = anyio.Event()
+        self.may.set()
+        self.waiting = 0
+
+    async def append(self, *events: Any, **more: Any) -> range:
+        self.waiting += 1
+        await self.may.wait()
+        self.waiting -= 1
+        return await super().append(*events, **more)
+
+
+async def test_a_topic_re_created_while_nothing_could_be_recorded_halts(broker: Broker) -> None:
+    """No fetch was under way, so nothing told of it; the place exists in the new topic too."""
+    topic = await to_thread.run_sync(new_topic, broker)
+    await produce(broker, topic, numbered(range(10)))
+    stream = Held()
+    async with reading(sensor(broker, topic), stream) as read:
+        await read.until(10)
+        stream.may = anyio.Event()
+        await produce(broker, topic, numbered(range(1)))
+
+        async def held_up() -> bool:
+            return bool(stream.waiting)
+
+        await until(held_up, "a batch waits", read)
+        await to_thread.run_sync(recreate, broker, topic)
+        await produce(broker, topic, numbered(range(15)))
+        stream.may.set()
+        assert "was re-created" in (await halted(read)).error
+        assert await read.versions() == [f"0:{n}" for n in range(11)]
+
+
 async def test_messages_removed_unread_halt(broker: Broker) -> None:
     """Retention or a person was faster: which offsets are lost is said; `resume` goes on after
     them.
@@ -280,19 +317,20 @@ async def test_what_was_read_may_be_removed(broker: Broker) -> None:
 # --- messages that nobody can read ------------------------------------------------------------
 
 
+@pytest.mark.parametrize("bad", [0, 1])
 async def test_a_codec_that_is_missing_halts_with_what_to_install(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, bad: int
 ) -> None:
     """All before it is read, and of the other partition nothing is lost."""
     topic = await to_thread.run_sync(new_topic, broker, 2)
     await produce(broker, topic, numbered(range(3), 0) + numbered(range(3), 1), "gzip")
     monkeypatch.setattr(codec, "cramjam", None)
     await to_thread.run_sync(broker.configure, topic, {"compression.type": "lz4"})
-    await produce(broker, topic, numbered(range(3), 0))
+    await produce(broker, topic, numbered(range(3), bad))
     stream = MemoryStream()
     async with reading(sensor(broker, topic), stream) as read:
         failed = await halted(read)
-        assert f"{topic}/0 cannot be read at offset 3" in failed.error
+        assert f"{topic}/{bad} cannot be read at offset 3" in failed.error
         assert "lz4" in failed.error
         assert "pip install 'freshet[kafka]'" in failed.hint
         assert sorted(await read.offsets()) == [(topic, p, n) for p in (0, 1) for n in range(3)]
@@ -350,15 +388,22 @@ async def test_secrets_reach_neither_events_nor_logs(
     monkeypatch.setenv("KAFKA_PASSWORD", CANARY)
     (tmp_path / "password").write_text(f"{CANARY}\n")
     named = {"plain": CANARY, "env": "env:KAFKA_PASSWORD", "file": f"file:{tmp_path}/password"}
-    options = {
+    plain = {
         "security_protocol": "SASL_PLAINTEXT",
         "sasl_mechanism": "PLAIN",
         "sasl_plain_username": "me",
         "sasl_plain_password": named[form],
         "request_timeout_ms": 1000,
     }
+    (tmp_path / "cert.pem").write_text("no certificate")
+    certified = {"ssl_certfile": str(tmp_path / "cert.pem"), "ssl_password": named[form]}
     caplog.set_level(logging.DEBUG)
-    for servers in (broker.bootstrap, "127.0.0.1:1"):
+    for servers, options in (
+        (broker.bootstrap, plain),
+        ("127.0.0.1:1", plain),
+        (broker.bootstrap, plain | {"sasl_mechanism": "NONSENSE"}),
+        (broker.bootstrap, plain | certified | {"security_protocol": "SASL_SSL"}),
+    ):
         secret = fr.kafka(
             "any", bootstrap_servers=servers, source=fr.source("s"), name="k", options=options
         )

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import aclosing
 from datetime import UTC, datetime
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -487,28 +488,43 @@ async def test_a_folder_that_is_away_withdraws_nothing(tmp_path: Path) -> None:
             await reader.batch()
 
 
-async def test_a_listing_of_a_hundred_thousand_objects_leaves_the_loop_to_others() -> None:
-    """Others run at least once in every page, and all that is known costs no batch."""
-    store, cursor = MemoryStore(), {}
-    for n in range(100_000):
-        obstore.put(store, f"in/{n:06}", b"")
-    async for page in obstore.list(store, chunk_size=10_000):
-        for meta in page:
-            tag = (meta["e_tag"] or "").strip('"')
-            cursor[meta["path"]] = f"{tag}-{meta['last_modified'].isoformat()}"
-    reader, turns = Reader(in_memory(store, "in/{partition}"), cursor), 0
+class Watched(Access):
+    """A store whose pages are watched: how large each is, and whether others ran before it."""
 
-    async def others() -> None:
-        nonlocal turns
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__("memory:///", store)
+        self.turns = 0
+        self.seen: list[tuple[int, int]] = []
+
+    async def pages(self, store: Any, prefixes: Any) -> AsyncGenerator[Sequence[Found], None]:
+        async for page in super().pages(store, prefixes):
+            self.seen.append((len(page), self.turns))
+            yield page
+
+    async def others(self) -> None:
         while True:
             await checkpoint()
-            turns += 1
+            self.turns += 1
 
+
+async def test_a_listing_of_a_hundred_thousand_objects_leaves_the_loop_to_others() -> None:
+    """Others run between any two pages; and what is known makes no batch."""
+    store = MemoryStore()
+    cursor: dict[str, str] = {}
+    for n in range(100_000):
+        obstore.put(store, f"in/{n:06}", b"x")
+    async for page in obstore.list(store, chunk_size=10_000):
+        cursor |= {meta["path"]: (meta["e_tag"] or "").strip('"') for meta in page}
+    access = Watched(store)
+    made = in_memory(store, "in/{partition}")
+    reader = Reader(ObjectsSensor(made.listed._replace(access=access)), cursor)
     async with aclosing(reader.batches), anyio.create_task_group() as tasks:
-        tasks.start_soon(others)
+        tasks.start_soon(access.others)
         assert await reader.batch() == Batch()
         tasks.cancel_scope.cancel()
-    assert turns >= 100_000 / PAGE
+    sizes, turns = zip(*access.seen, strict=True)
+    assert sizes == (PAGE,) * (100_000 // PAGE)
+    assert all(before < after for before, after in pairwise(turns))
 
 
 # --- declaring it ---------------------------------------------------------------------------------
