@@ -136,4 +136,8 @@ def landed_file(version: Version) -> tuple[Path, Landed] | None:
     path, size, mtime_ns = (version.metadata.get(name) for name in ("path", "size", "mtime_ns"))
     if not isinstance(path, str) or not isinstance(size, int) or not isinstance(mtime_ns, int):
         return None
-    return Path(path), Landed(version.data_version, size, mtime_ns)
+    landed = Landed(version.data_version, size, mtime_ns)
+    ignored = version.metadata.get("ignored")  # said of folders
+    if isinstance(ignored, str):
+        landed = msgspec.structs.replace(landed, ignored=ignored)
+    return Path(path), landed

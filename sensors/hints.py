@@ -19,10 +19,13 @@ from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from freshet.sensors.mounts import is_remote
 
-STEP_MS = 5
+STEP_MS, IDLE_STEP_MS = 5, 10
 """Quiet time after which hints are handed over: the floor of the latency (watchfiles' default is
-50).
+50). Each step wakes a thread: the longer ones halve what an idle sensor costs, to 0.3 % of a core.
 """
+
+IDLE_S = 10.0
+"""Time without hints after which steps are the longer ones."""
 
 DEBOUNCE_MS = 50
 """Longest time hints are held back while more keep coming."""
@@ -63,6 +66,7 @@ class Hints:
         self._found: dict[str, Ident | None] | None = None
         self._attached_at = monotonic() - ANEW_S
         self._attach_at = self._retry_at = monotonic()
+        self._heard = monotonic()
         self._partial = False
         self._stop = threading.Event()
         self._thread = anyio.CapacityLimiter(1)
@@ -121,11 +125,12 @@ class Hints:
         if self._notify is None:
             await anyio.sleep(timeout_ms / 1000)
             return set()
+        step_ms = STEP_MS if monotonic() < self._heard + IDLE_S else IDLE_STEP_MS
         try:
             hints = await anyio.to_thread.run_sync(
                 self._notify.watch,
                 DEBOUNCE_MS,
-                min(STEP_MS, timeout_ms),
+                min(step_ms, timeout_ms),
                 timeout_ms,
                 self._stop,
                 abandon_on_cancel=True,
@@ -135,7 +140,10 @@ class Hints:
             log.warning("watch is started anew", sensor=self._sensor, reason=str(error))
             self.start_anew()
             return set()
-        return {path for _, path in hints} if isinstance(hints, set) else set()
+        if not isinstance(hints, set):
+            return set()
+        self._heard = monotonic()
+        return {path for _, path in hints}
 
     @property
     def stopped(self) -> threading.Event:

@@ -99,9 +99,8 @@ class Scan:
             self._steps.close()
 
     def _all(self) -> Steps:
-        place = self.place
-        known_before = list(self._known.below(place.item(self.below)))
-        if not place.pattern.names:
+        known_before = self._known_below()
+        if not self.place.pattern.names:
             yield self._only()
         elif self.below and self._is_partition(self.below):
             yield self._folder(self.below)
@@ -110,7 +109,15 @@ class Scan:
         else:
             yield from self._listing("", 0, ())
         for item in known_before:
-            yield Difference(item) if item not in self._seen and place.owns(item) else None
+            is_gone = item not in self._seen and self.place.owns(item)
+            yield Difference(item) if is_gone else None
+
+    def _known_below(self) -> list[str]:
+        """What is known of what this scan will see."""
+        if self.place.pattern.names:
+            return list(self._known.below(self.place.item(self.below)))
+        item = self.place.item(self.place.pattern.path_of(WHOLE))
+        return [item] if item in self._known.files else []
 
     def _listing(self, below: str, level: int, above: tuple[Ident, ...]) -> Steps:
         folder = self.place.path(below) or "."

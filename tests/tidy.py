@@ -142,6 +142,7 @@ LAYERS = (
             "sensors.scans",
             "sensors.holders",
             "sensors.hints",
+            "sensors.ahead",
             "sensors.drafts",
             "sensors.watch",
             "sensors.files",
