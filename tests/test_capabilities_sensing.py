@@ -1,9 +1,16 @@
 """Rows of the list of capabilities that have to do with what comes from outside: each named."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 import freshet as fr
 from freshet.engine.events import Observed
+from freshet.engine.inputs import landed_file
+from freshet.engine.specs import Plain
+from freshet.engine.stores.landing import still_the_same
+from freshet.projections.catalog import Version
 from tests.engine import engine
 
 pytestmark = pytest.mark.anyio
@@ -64,3 +71,22 @@ async def test_a_day_runs_once_after_the_last_of_its_inputs(last: str) -> None: 
             await e.change(f"{last}@{day}", "1")
             await e.quiet()
             assert await e.runs(at) == [f"dashboard@{day}"]
+
+
+def test_a_marker_is_no_part_of_the_folder_that_a_run_reads(tmp_path: Path) -> None:
+    """Written later than the files, it does not make the folder another one; a file does."""
+    (tmp_path / "part-0").write_text("x")
+    seen = (tmp_path / "part-0").stat()
+    metadata: dict[str, Plain] = {
+        "path": str(tmp_path),
+        "size": seen.st_size,
+        "mtime_ns": seen.st_mtime_ns,
+        "ignored": "_SUCCESS",
+    }
+    (tmp_path / "_SUCCESS").touch()
+    os.utime(tmp_path / "_SUCCESS", ns=(seen.st_mtime_ns + 10**9,) * 2)
+    landed = landed_file(Version("whatever was recorded", 1, 1, metadata=metadata))
+    assert landed is not None
+    assert still_the_same(*landed)
+    (tmp_path / "part-1").write_text("y")
+    assert not still_the_same(*landed)
