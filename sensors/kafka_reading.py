@@ -281,7 +281,7 @@ class Reading:
         self._moves |= moves
         for name, feed in self._topics.feeds.items():
             feed.incarnation = self._places.incarnation(name)
-        wanted = {(name, number) for name, found in topics.items() for number in found.partitions}
+        wanted = {(name, number) for name, topic in topics.items() for number in topic.partitions}
         if not self._topics.member and wanted != self._link.held:
             self._link.assign({place: self._places.at[place] for place in sorted(wanted)})
             self._pending = Pending()

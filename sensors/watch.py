@@ -9,7 +9,6 @@ from time import monotonic
 
 import anyio.to_thread
 
-from freshet.sensors.ahead import Ahead
 from freshet.sensors.drafts import Draft
 from freshet.sensors.entries import DEVICE, FOLDER, HINTS, Known, state_of
 from freshet.sensors.hints import Hints
@@ -61,9 +60,6 @@ class Watch:
         self._pending = Pending()
         self._unmarked: set[str] = set()
         self._hinted: set[str] = set()
-        self._ahead: Ahead[tuple[list[Difference], dict[str, Looked]]] | None = None
-        self._scanned: list[Difference] | None = None
-        self._looked: dict[str, Looked] = {}
         self._listened = monotonic()
 
     # --- what changed -------------------------------------------------------------------------
@@ -85,15 +81,10 @@ class Watch:
             rest = found[start + MAX_BATCH_CHANGES :]
             batch = await self._batch(found[start : start + MAX_BATCH_CHANGES], len(rest))
             if batch.cursor:
-                if not rest and self._scans.is_scanning:
-                    self._ahead = Ahead(self._scan_and_look)
                 yield batch
         noted = self._notes()
         if noted.cursor:
             yield noted
-        if self._ahead is not None:
-            self._scanned, self._looked = await self._ahead.result()
-            self._ahead = None
 
     def remember(self, batch: Batch) -> None:
         """The batch is durable: from here on it is what is known."""
@@ -112,22 +103,13 @@ class Watch:
     async def _differences(self) -> list[Difference]:
         """What to look at, by path: hinted, due again, and from a scan new, changed or gone."""
         now = monotonic()
-        if self._scanned is None and now >= self._scans.next_due():
-            self._scanned = await anyio.to_thread.run_sync(self._scan, abandon_on_cancel=True)
-        found = {one.item: one for one in self._scanned or ()}
-        self._scanned = None
-        for item in {*self._pending.due(now), *self._hinted}:
-            found[item] = Difference(item)
-            self._looked.pop(item, None)
+        found = {item: Difference(item) for item in self._pending.due(now)}
+        found |= {item: Difference(item) for item in self._hinted}
         self._hinted = set()
+        if now >= self._scans.next_due():
+            scanned = await anyio.to_thread.run_sync(self._scan, abandon_on_cancel=True)
+            found |= {one.item: one for one in scanned}
         return [found[item] for item in sorted(found)]
-
-    def _scan_and_look(self) -> tuple[list[Difference], dict[str, Looked]]:
-        """A step of the scan, and a look at what is new: while the batch before is made durable."""
-        found = self._scan()
-        stopped = self._hints.stopped
-        new = [one.named for one in found if one.named is not None]
-        return found, {one.item: self._look(one) for one in new if not stopped.is_set()}
 
     def _scan(self) -> list[Difference]:
         if self._holders is None and self._sensor.may_collide:
@@ -238,17 +220,14 @@ class Watch:
 
     # --- looking ------------------------------------------------------------------------------
 
-    async def _look_at_all(self, all_named: list[Named]) -> list[tuple[Named, Looked]]:
-        looked = [(n, self._looked.pop(n.item)) for n in all_named if n.item in self._looked]
-        done = {one.item for one, _ in looked}
-        named = [one for one in all_named if one.item not in done]
+    async def _look_at_all(self, named: list[Named]) -> list[tuple[Named, Looked]]:
         if len(named) == 1 and self._is_small(named[0]):
-            return [*looked, (named[0], self._look(named[0]))]
+            return [(named[0], self._look(named[0]))]
         if not named:
-            return looked
+            return []
         # Given up when cancelled: `close` then stops it after the file it is reading.
         stopped = self._hints.stopped
-        return looked + await anyio.to_thread.run_sync(
+        return await anyio.to_thread.run_sync(
             lambda: [(one, self._look(one)) for one in named if not stopped.is_set()],
             abandon_on_cancel=True,
         )
@@ -294,11 +273,9 @@ class Watch:
     async def wait(self) -> None:
         """Sleep until something is hinted at or due."""
         now = monotonic()
-        if now < self._listened + LISTEN_S and (self._scans.is_scanning or self._scanned):
+        if self._scans.is_scanning and now < self._listened + LISTEN_S:
             return
         due = min(self._scans.next_due(), self._pending.next_due() or float("inf"))
-        if self._scanned:
-            due = now
         paths = await self._hints.wait(due - now)
         self._listened = monotonic()
         for path in paths:
