@@ -53,10 +53,13 @@ async def _measure() -> list[Figure]:
     for number in range(FILES):
         Path(f"landing/k{number:06}.csv").write_text(str(number))
     entered: dict[str, float] = {}
+    alone_s, alone_cpu_s = await _alone()
+    before = _cpu_s(psutil.Process())
     began = time.perf_counter()
     async with daemon(_project(entered), Path(".freshet")) as running:
         await _recorded(running, FILES)
         first_s = time.perf_counter() - began
+        first_cpu_s = _cpu_s(psutil.Process()) - before
         reactions = [await _land(running, number, entered) for number in range(LANDINGS)]
         running.stop("measured")
         await running.stopped()
@@ -64,7 +67,10 @@ async def _measure() -> list[Figure]:
     scan_s, idle = await _idle(cursor)
     every_s = min(max(RECONCILE_S, scan_s / SHARE), MOST * RECONCILE_S)
     return [
+        Figure(CASE, "first scan, the sensor alone", alone_s, "s"),
+        Figure(CASE, "first scan, the sensor alone: CPU", alone_cpu_s, "s"),
         Figure(CASE, "first scan, until all is recorded", first_s, "s", 10),
+        Figure(CASE, "first scan, until all is recorded: CPU", first_cpu_s, "s"),
         Figure(
             CASE,
             "one more landing: closed → asset entered, p50",
@@ -84,6 +90,17 @@ async def _measure() -> list[Figure]:
         Figure(CASE, "idle, without scans: CPU", idle, "% of a core"),
         Figure(CASE, "idle, with scans: CPU", idle + 100 * scan_s / every_s, "% of a core", 1),
     ]
+
+
+async def _alone() -> tuple[float, float]:
+    """Seconds, and CPU seconds, of the scan and the digests of all files."""
+    before, began = _cpu_s(psutil.Process()), time.perf_counter()
+    batches = _sensor(_files_source()).run({})
+    seen = 0
+    while seen < FILES:
+        seen += len((await anext(batches)).changes)
+    await batches.aclose()
+    return time.perf_counter() - began, _cpu_s(psutil.Process()) - before
 
 
 async def _recorded(running: Daemon, count: int) -> None:

@@ -7,6 +7,7 @@ import msgspec
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError
 from freshet.engine.keys import AssetKey
+from freshet.engine.mappings import Last
 from freshet.engine.partitions import Partitions
 from freshet.engine.specs import AssetSpec, Dependency, Plain
 
@@ -94,11 +95,27 @@ def read_by_change(
                 " source",
                 hint="read an asset as it is; only sources can be read change by change",
             )
+        if isinstance(dep.mapping, Last):
+            raise DefinitionError(
+                f"{what} reads '{dep.asset}' change by change, over fr.last()",
+                cause="of the partitions before the last one changes would be passed over",
+                hint="leave the mapping out, or read the source as it is",
+            )
         if dep.missing:
             raise DefinitionError(
                 f"{what} reads '{dep.asset}' change by change, with missing={dep.missing!r}",
                 hint="leave missing= out: a change that is not there yet is waited for",
             )
+    named = {dep.asset for dep in read if dep.parameter}
+    twice = sorted(named & {dep.asset for dep in read if not dep.parameter})
+    if twice or len(general) > 1:
+        raise DefinitionError(
+            f"{what} would receive the changes of '{twice[0]}' twice"
+            if twice
+            else f"{what} has the parameters {', '.join(general)}, which would receive the same",
+            cause="a parameter that names no source receives the changes of all sources in deps=",
+            hint="name each source once: as a parameter, or in deps=",
+        )
     if general and all(dep.parameter for dep in read):
         raise DefinitionError(
             f"{what} has the parameter '{general[0]}: fr.Changes' but no source to read",

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Generic, get_args, get_origin, overload
 
 import msgspec
+import msgspec.inspect
 from typing_extensions import TypeVar
 
 from freshet.engine.errors import StoreError
@@ -133,6 +134,26 @@ class Changes(Sequence[Change[T]]):
 def is_changes(annotation: Any) -> bool:
     """Does it ask for changes, instead of a value?"""
     return annotation is Changes or get_origin(annotation) is Changes
+
+
+def hides_changes(annotation: Any) -> bool:
+    """Does it speak of changes, but not as `Changes` or `Changes[T]` by itself?"""
+    if is_changes(annotation):
+        return False
+    if annotation is Change or get_origin(annotation) is Change:
+        return True
+    return any(is_changes(part) or hides_changes(part) for part in get_args(annotation))
+
+
+def payload_problem(type_: Any) -> str:
+    """Why payloads cannot be read as this type; empty when they can."""
+    if type_ in (None, bytes, str):
+        return ""
+    try:
+        found = msgspec.inspect.type_info(type_)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return "msgspec does not know it" if isinstance(found, msgspec.inspect.CustomType) else ""
 
 
 def payload_type(annotation: Any) -> Any:

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -45,6 +46,9 @@ PAYLOADS = "payloads"
 
 GRACE_S = 30.0
 """How long a stopping daemon waits for live runs before it leaves them to be abandoned."""
+
+SAME_SIGNAL_S = 0.3
+"""Signals that come so close together are one wish."""
 
 log = structlog.get_logger("freshet.daemon")
 
@@ -204,9 +208,16 @@ async def recover(stream: EventStream, view: View, project: Project, slots: int)
 
 
 async def obey_signals(running: Daemon) -> None:
-    """SIGTERM and SIGINT drain; the second one stops at once."""
+    """SIGTERM and SIGINT drain; the second one stops at once, unless it comes with the first: some
+    send it to the process and to its group.
+    """
+    first: float | None = None
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for received in signals:
+            now = time.monotonic()
+            if first is not None and now < first + SAME_SIGNAL_S:
+                continue
+            first = now if first is None else first
             log.info("stopping", signal=signal.Signals(received).name)
             running.stop(signal.Signals(received).name)
 

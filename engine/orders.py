@@ -153,7 +153,9 @@ def _reading(cell: Cell) -> Reading:
 
 
 def _partitions(link: Link, i: int) -> frozenset[PartitionKey] | None:
-    if link.whole or link.up.spec.partitions is None:
+    if link.up.spec.partitions is None:
+        return frozenset(("",))
+    if link.whole:
         return None
     valid, key = link.up.space.valid, link.up.space.key
     return frozenset(key(j) for j in link.reads(i) if valid(j))

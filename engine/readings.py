@@ -7,9 +7,16 @@ import msgspec
 
 from freshet.engine.changes import Change, Changes
 from freshet.engine.events import Observed, Recorded, SourceChanged
+from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.orders import Order, Reading
 from freshet.engine.parts import Absorbed, Payload
 from freshet.engine.stream import MAX_BATCH, EventStream
+
+MAX_NAMES = 64
+"""Asset partitions read one by one; of more, the whole of their sources is read in order."""
+
+Wanted = Mapping[AssetKey, frozenset[PartitionKey] | None]
+"""The sources to be read, and of which partitions; None: of all."""
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -23,14 +30,12 @@ class Taken(msgspec.Struct, frozen=True):
 async def take_changes(stream: EventStream, order: Order, reading: Reading) -> Taken:
     """The first changes after `since` and before the run started, at most `max_changes` of them."""
     wanted = {feed.source: feed.partitions for feed in reading.feeds}
-    found: list[Recorded] = []
-    after, limit = reading.since, order.spec.max_changes
-    while len(found) <= limit:
-        page = await stream.changes(tuple(wanted), after, order.run, limit=MAX_BATCH)
-        found += [recorded for recorded in page if _is_wanted(recorded, wanted)]
-        if len(page) < MAX_BATCH:
-            break
-        after = page[-1].position
+    limit = order.spec.max_changes
+    names = _names(wanted)
+    if names is not None:
+        found = await _by_name(stream, names, reading.since, order.run, limit + 1)
+    else:
+        found = await _by_source(stream, wanted, reading.since, order.run, limit + 1)
     rest = found[limit] if len(found) > limit else None
     taken = tuple(found[:limit])
     until = taken[-1].position if rest is not None else order.run
@@ -38,6 +43,50 @@ async def take_changes(stream: EventStream, order: Order, reading: Reading) -> T
     if rest is not None:
         absorbed = msgspec.structs.replace(absorbed, rest=rest.position, rest_us=rest.recorded_at)
     return Taken(reading, taken, absorbed)
+
+
+def _names(wanted: Wanted) -> list[str] | None:
+    """The asset partitions to be read, by name, if they are few; None if they are not."""
+    keys = [
+        AssetPartition(source, key)
+        for source, partitions in wanted.items()
+        for key in sorted(partitions or ())
+    ]
+    few = all(partitions is not None for partitions in wanted.values())
+    return [str(key) for key in keys] if few and len(keys) <= MAX_NAMES else None
+
+
+async def _by_name(
+    stream: EventStream, names: list[str], after: int, until: int, limit: int
+) -> list[Recorded]:
+    """By the index of subjects: costs these events alone, however many others there are."""
+    found: list[Recorded] = []
+    for name in names:
+        place, count = after, 0
+        while count < limit:
+            page = await stream.read(place, limit=MAX_BATCH, subject=name)
+            mine = [r for r in page if r.position <= until and _is_change(r)]
+            found += mine
+            count += len(mine)
+            if len(page) < MAX_BATCH or page[-1].position > until:
+                break
+            place = page[-1].position
+    found.sort(key=lambda recorded: recorded.position)
+    return found[:limit]
+
+
+async def _by_source(
+    stream: EventStream, wanted: Wanted, after: int, until: int, limit: int
+) -> list[Recorded]:
+    """In the order of the stream: costs what lies in between, once."""
+    found: list[Recorded] = []
+    while len(found) < limit:
+        page = await stream.changes(tuple(wanted), after, until, limit=MAX_BATCH)
+        found += [recorded for recorded in page if _is_wanted(recorded, wanted)]
+        if len(page) < MAX_BATCH:
+            break
+        after = page[-1].position
+    return found[:limit]
 
 
 def arguments_of(
@@ -62,7 +111,11 @@ def arguments_of(
     return found
 
 
-def _is_wanted(recorded: Recorded, wanted: Mapping[str, frozenset[str] | None]) -> bool:
+def _is_change(recorded: Recorded) -> bool:
+    return isinstance(recorded.event, SourceChanged | Observed)
+
+
+def _is_wanted(recorded: Recorded, wanted: Wanted) -> bool:
     event = recorded.event
     if not isinstance(event, SourceChanged | Observed):
         return False

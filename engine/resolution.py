@@ -9,6 +9,7 @@ import msgspec
 
 from freshet.engine.arguments import check_types, read_by_change
 from freshet.engine.assets import Asset, Definition, Input, Source
+from freshet.engine.changes import hides_changes, payload_problem
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.graph import Graph
@@ -73,6 +74,7 @@ def _resolved(item: Asset, known: Mapping[AssetKey, Definition], default: Policy
                 cause="it says in which form the value is loaded",
                 hint="import the name where the module can see it, not under TYPE_CHECKING",
             )
+    _check_annotations(item)
     deps = []
     for name in item.parameters:
         if name in item.inputs:
@@ -84,6 +86,26 @@ def _resolved(item: Asset, known: Mapping[AssetKey, Definition], default: Policy
     deps = read_by_change(item.spec, item.changes_of, deps, sources, item.where)
     policy = item.spec.policy if item.has_policy else default
     return msgspec.structs.replace(item.spec, deps=tuple(dict.fromkeys(deps)), policy=policy)
+
+
+def _check_annotations(item: Asset) -> None:
+    """Changes are asked for in one way only: who asks otherwise would get something else."""
+    for name in item.parameters:
+        if hides_changes(item.annotations.get(name)):
+            raise DefinitionError(
+                f"parameter '{name}' of asset '{item.key}' is annotated"
+                f" {item.annotations[name]} ({item.where})",
+                cause="changes come as fr.Changes, or fr.Changes[T], and as nothing around it",
+                hint=f"write '{name}: fr.Changes'; it is empty when there are none",
+            )
+        problem = payload_problem(item.changes_of.get(name))
+        if problem:
+            raise DefinitionError(
+                f"parameter '{name}' of asset '{item.key}': payloads cannot be read as"
+                f" {item.changes_of[name]} ({item.where})",
+                cause=problem,
+                hint="use bytes, str, a msgspec.Struct, or what JSON decodes to",
+            )
 
 
 def _matches(name: str, known: Mapping[AssetKey, Definition]) -> list[AssetKey]:

@@ -13,6 +13,7 @@ from freshet.projections.cells import (
     SHUT,
     Cell,
     absent_rows,
+    absorbed_until,
     due_us,
     gate,
     holding_rows,
@@ -147,7 +148,8 @@ def changed_inputs(cell: Cell) -> tuple[tuple[Cause, ...], int]:
     found: list[tuple[int, Link, int]] = []
     count = 0
     for link in cell.home.up:
-        rows = _changed_rows(link, cell.i, cell.started_at)
+        since = absorbed_until(cell.home, cell.i) if link.changes else cell.started_at
+        rows = _changed_rows(link, cell.i, since)
         count += len(rows)
         found += [(at, link, j) for at, j in rows[:MAX_CAUSES]]
     found.sort(key=lambda item: -item[0])

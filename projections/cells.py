@@ -14,15 +14,13 @@ from freshet.projections.states import AssetState, Link
 from freshet.projections.sums import MASK
 
 SPREAD = 0x9E3779B97F4A7C15
-"""Spreads positions over 64 bits (2^64 / the golden ratio): they do not add up to others."""
+"""Spreads positions over 64 bits (2^64 / the golden ratio)."""
 SHUT, OPEN, GAPS = range(3)
 """A gate: inputs are still to come; all have come; all but some that may be missing."""
 
 
 def version_hash(asset: str, partition: PartitionKey, data_version: str) -> int:
-    """H(asset, partition, version): the 64-bit term of one input in an additive fingerprint; never
-    0, which says that there is none.
-    """
+    """H(asset, partition, version): the 64-bit term of one input in a fingerprint; never 0."""
     text = f"{asset}\0{partition}\0{data_version}".encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") or 1
 
@@ -230,6 +228,8 @@ def _holds(state: AssetState, i: int, condition: AnyCondition) -> bool:
 
 def _has_changed(link: Link, i: int, since: int) -> bool:
     """Is there a version among the inputs over this edge that is newer than `since`?"""
+    if link.changes:
+        return newest_change(link, i) > absorbed_until(link.down, i)
     up = link.up
     if not link.whole:
         return any(j < up.n and up.changed_at[j] > since for j in link.reads(i))

@@ -34,7 +34,7 @@ class Live:
     inputs and code it was started with.
     """
 
-    __slots__ = ("next", "paying", "pinned", "pinned_code", "run")
+    __slots__ = ("next", "paying", "pinned", "pinned_code", "run", "void")
 
     def __init__(self, run: int, paying: int, pinned: int, pinned_code: str) -> None:
         self.run = run
@@ -42,6 +42,8 @@ class Live:
         self.next = NOTHING
         self.pinned = pinned
         self.pinned_code = pinned_code
+        self.void = False
+        """Has what it reads by change been declared wrong meanwhile?"""
 
 
 class Marks:

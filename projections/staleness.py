@@ -143,9 +143,7 @@ class Staleness(Debts):
         return i
 
     def _keep_unseen(self, event: SourceChanged | Observed, recorded: Recorded) -> None:
-        """A version of what no definition admits now: no news yet, but a later definition will
-        ask.
-        """
+        """A version of what no definition admits now: a later definition will ask."""
         key = AssetPartition(event.asset, event.partition)
         if event.data_version:
             found = version_hash(event.asset, event.partition, event.data_version)
@@ -154,9 +152,7 @@ class Staleness(Debts):
             self.attic.pop(key, None)
 
     def _withdraw(self, state: AssetState, i: int, recorded: Recorded) -> None:
-        """A value is gone. A partition that only it brought into being goes; others have it
-        missing.
-        """
+        """A value is gone, and with it a partition that only it brought into being."""
         wave = self.wave_of(recorded)
         state.forget_version(i)
         state.made(i, recorded.position)
@@ -210,6 +206,9 @@ class Staleness(Debts):
         """
         state.absorbed.pop(i, None)
         found = event.absorbed
+        if state.live[i].void:
+            state.absorbed[i] = 0
+            return NOTHING
         if found is None or not found.rest:
             return NOTHING
         state.absorbed[i] = found.until
@@ -316,6 +315,8 @@ class Staleness(Debts):
         for state, i in self._targets(event.targets, recorded, force=True):
             if state.spec.reads_changes:
                 state.absorbed[i] = 0  # what was wrong may be in any of them: it reads all again
+                if i in state.live:
+                    state.live[i].void = True
 
     def _targets(
         self, targets: Iterable[AssetPartition], recorded: Recorded, *, force: bool

@@ -24,7 +24,7 @@ STEP_MS, IDLE_STEP_MS = 5, 10
 50). Each step wakes a thread: the longer ones halve what an idle sensor costs, to 0.3 % of a core.
 """
 
-IDLE_S = 10.0
+IDLE_S = 2.0
 """Time without hints after which steps are the longer ones."""
 
 DEBOUNCE_MS = 50
@@ -55,6 +55,8 @@ class Hints:
     def __init__(self, sensor: str, roots: Sequence[str], *, recursive: bool, poll: bool) -> None:
         self.problem = ""
         """Why hints may be missing; empty when they should all come."""
+        self.is_deaf = False
+        """Is nothing watched for now?"""
         self.remote: set[str] = set()
         self.real: dict[str, str] = {}
         """The absolute path of each root that is there, as hints have it."""
@@ -92,7 +94,8 @@ class Hints:
         self.remote = {root for root in self.roots if self._poll or is_remote(root)}
         self._found = found
         self._attached_at = now
-        self._watch([self.real[root] for root in there if root not in self.remote])
+        if not self.is_deaf:
+            self._watch([self.real[root] for root in there if root not in self.remote])
         return True
 
     def start_anew(self) -> None:
@@ -100,6 +103,12 @@ class Hints:
         self._detach()
         self._found = None
         self._attach_at = max(monotonic(), self._attached_at + ANEW_S)
+
+    def listen(self) -> None:
+        """Watch from now on: `attach` begins."""
+        self.is_deaf = False
+        self._found = None
+        self._attach_at = monotonic()
 
     def touched(self) -> None:
         """A folder has changed: if some could not be watched before, that one may be now."""

@@ -15,12 +15,12 @@ from freshet.engine.partitions import describe
 from freshet.engine.spaces import space_of
 from freshet.engine.specs import AssetSpec
 from freshet.engine.windows import Calendar
-from freshet.sensors.kafka_access import OURS, SETTINGS, Access, Options
-from freshet.sensors.kafka_messages import Feed, Message, Rules
-from freshet.sensors.kafka_places import Start
-from freshet.sensors.kafka_reading import Reading, Topics
 from freshet.sensors.known import spec_of
 from freshet.sensors.sensor import REPLAY, START, Batch
+from freshet.sensors.topics.access import OURS, SETTINGS, Access, Options
+from freshet.sensors.topics.messages import Feed, Message, Rules
+from freshet.sensors.topics.places import Start
+from freshet.sensors.topics.reading import Reading, Topics
 
 MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
 """Largest value that is kept unless one says otherwise: sixteen times what brokers let pass unless

@@ -108,12 +108,15 @@ class Known:
             return f"'{partition}' is already {self._call(owner)}"
         return problem
 
+    def _named(self, item: str) -> str:
+        return self._call(item) or "(no name)"
+
     def _accept(self, draft: "_Draft", sighting: Sighting) -> None:
         item, source, partition, version, metadata = sighting
         if item in self.rejected:
             self.rejected.discard(item)
             draft.cursor[REJECTED + item] = None
-            draft.settled.append(Settlement(self._call(item)))
+            draft.settled.append(Settlement(self._named(item)))
         if self.versions.get(item) != version:
             self.versions[item] = draft.cursor[entry_of(item)] = version
             draft.changes.append(SourceChanged(source, partition, version, metadata))
@@ -127,7 +130,7 @@ class Known:
             self.rejected.add(item)
             draft.cursor[REJECTED + item] = "rejected"
             draft.rejected.append(
-                Rejection(self._call(item), problem, metadata=dict(sighting.metadata))
+                Rejection(self._named(item), problem, metadata=dict(sighting.metadata))
             )
 
     def _forget(self, draft: "_Draft", item: str, taken: Collection[Place] | None) -> None:
@@ -135,7 +138,7 @@ class Known:
         if item in self.rejected:
             self.rejected.discard(item)
             draft.cursor[REJECTED + item] = None
-            draft.settled.append(Settlement(self._call(item), accepted=False))
+            draft.settled.append(Settlement(self._named(item), accepted=False))
         if self.versions.pop(item, None) is not None:
             draft.cursor[entry_of(item)] = None
             place = self._place_of(item)

@@ -202,7 +202,7 @@ def _version(descriptor: int, seen: Seen, manner: Manner) -> str:
     if manner.by_stat:
         return stat_version(seen.size, seen.mtime_ns)
     if seen.size < CHUNK_BYTES:
-        content = os.read(descriptor, CHUNK_BYTES)
+        content = os.read(descriptor, seen.size + 1)  # no more: a large buffer costs more than all
         if len(content) == seen.size:
             return digest((content,))
         os.lseek(descriptor, 0, os.SEEK_SET)

@@ -55,6 +55,7 @@ class Watch:
         deep = any(p.pattern.depth != 1 or p.pattern.folder for p in self._places)
         roots = [place.root for place in self._places]
         self._hints = Hints(sensor.name, roots, recursive=deep, poll=sensor.poll)
+        self._hints.is_deaf = not self._known.files
         self._holders: Holders | None = None
         self._digests = Digests()
         self._pending = Pending()
@@ -67,8 +68,11 @@ class Watch:
     async def changes(self) -> AsyncGenerator[Batch, None]:
         """Everything that differs from what is known, in batches, as far as it is finished.
 
-        Raises OSError when no root is there and one seems not to be mounted.
+        Where nothing is known, a first scan comes before any hint: each file that it opens would be
+        one, and cost as much again. As the hints begin all is scanned once more. Raises OSError when no root is there and one seems not to be mounted.
         """
+        if self._hints.is_deaf and self._scans.are_complete:
+            self._hints.listen()
         if self._hints.attach():
             self._scans.now()
             for place in self._places:
@@ -274,6 +278,8 @@ class Watch:
         """Sleep until something is hinted at or due."""
         now = monotonic()
         if self._scans.is_scanning and now < self._listened + LISTEN_S:
+            return
+        if self._hints.is_deaf and self._scans.are_complete:
             return
         due = min(self._scans.next_due(), self._pending.next_due() or float("inf"))
         paths = await self._hints.wait(due - now)

@@ -71,6 +71,12 @@ class Engine:
         await self.loop.act()
         await self.loop.quiet()
 
+    async def quiet_at(self, seconds: float) -> None:
+        """Time passes, and what fell due meanwhile is done."""
+        self.advance(seconds)
+        await self.loop.act()
+        await self.settled()
+
     async def settled(self) -> None:
         """As `quiet`, but what waits for a retry time is left waiting."""
         while (

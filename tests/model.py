@@ -64,6 +64,8 @@ class Model:
         self.changed: dict[Key, int] = {}
         self.made: dict[Key, int] = {}
         self.newest: dict[str, int] = {}
+        self.read_until: dict[Key, int] = {}
+        self.void: set[Key] = set()
         self.started: dict[Key, int] = {}
         self.failed: dict[Key, tuple[tuple[Read, str], int | None]] = {}
         self.runs: dict[int, Key] = {}
@@ -253,9 +255,13 @@ class Model:
     def holds(self, n: Key, condition: AnyCondition) -> bool:
         if isinstance(condition, Changed):
             return any(
+                self.newest_change(dep, cells) > self.read_until.get(n, 0)
+                for dep, _, cells in self.ups(n)
+                if dep.changes and dep.asset == condition.asset
+            ) or any(
                 self.changed.get(c, 0) > self.started.get(n, 0)
                 for dep, _, cells in self.ups(n)
-                if dep.asset == condition.asset
+                if dep.asset == condition.asset and not dep.changes
                 for c in (cells if not isinstance(dep.mapping, Last) else self.newest_of(cells))
             )
         combine = all if isinstance(condition, AllOf) else any
@@ -473,6 +479,9 @@ class Model:
                             self.exist(p)
                         self.failed.pop(n, None)
                         self.forced.setdefault(n, set()).add(p)
+                        if isinstance(event, e.Invalidated) and self.specs[n[0]].reads_changes:
+                            self.read_until[n] = 0
+                            self.void |= {n} & set(self.running)
                         if isinstance(event, e.Demanded):
                             self.demand.setdefault(n, set()).add(p)
                         self.mark(n, min(p, self.up_eff(n)))
@@ -541,6 +550,7 @@ class Model:
 
     def end(self, n: Key, owed: int) -> None:
         paid = self.running.pop(n)
+        self.void.discard(n)
         self.owed[n] = owed
         if owed < paid and n in self.cells and not self.is_wall(n[0]):
             for d in self.downs(n):
@@ -551,6 +561,9 @@ class Model:
     ) -> None:
         paid = self.running[n]
         rest = absorbed.rest if absorbed is not None and absorbed.rest else INF
+        rest = INF if n in self.void else rest
+        until = absorbed.until if absorbed is not None and rest < INF else run
+        self.read_until[n] = 0 if n in self.void else until
         self.end(n, min(self.next[n], rest))
         if n not in self.cells:
             return

@@ -400,3 +400,131 @@ async def _everything(reader: SqliteReader) -> list[Recorded]:
     while batch := await reader.read(len(found)):
         found += batch
     return found
+
+
+def test_changes_are_asked_for_in_one_way_only() -> None:
+    """What would silently receive something else, or the same change twice, is refused at load."""
+    clicks = fr.source("clicks")
+
+    class Odd:
+        pass
+
+    @fr.asset
+    def or_none(orders: fr.Changes | None) -> int:
+        return 1
+
+    @fr.asset
+    def a_list(orders: list[fr.Change]) -> int:
+        return 1
+
+    @fr.asset
+    def a_dict(orders: dict[str, fr.Changes[int]]) -> int:
+        return 1
+
+    @fr.asset(deps=[ORDERS])
+    def twice(orders: fr.Changes, changes: fr.Changes) -> int:
+        return 1
+
+    @fr.asset(deps=[ORDERS, clicks])
+    def both_the_same(changes: fr.Changes, more: fr.Changes) -> int:
+        return 1
+
+    @fr.asset(deps=[ORDERS])
+    def of_odd(changes: fr.Changes[Odd]) -> int:
+        return 1
+
+    for odd, text in (
+        (or_none, "is annotated"),
+        (a_list, "is annotated"),
+        (a_dict, "is annotated"),
+        (twice, "'shop/orders' twice"),
+        (both_the_same, "changes, more, which would receive the same"),
+        (of_odd, "payloads cannot be read as"),
+    ):
+        with pytest.raises(DefinitionError, match=text):
+            fr.Project([ORDERS, clicks, odd])
+
+
+async def test_invalidated_while_it_runs_it_starts_over_afterwards() -> None:
+    """What the live run reads is in the value that was declared wrong."""
+    going, seen = anyio.Event(), []
+
+    @fr.asset(deps=[ORDERS])
+    async def totals(changes: fr.Changes) -> int:
+        seen.append([change.data_version for change in changes])
+        if len(seen) == 1:
+            await going.wait()
+        return len(changes)
+
+    async with engine(ORDERS, totals) as under_test:
+        await under_test.say(order(1), order(2))
+        while not under_test.view.runs.live:
+            await anyio.sleep(0)
+        await under_test.say(Invalidated((AssetPartition("totals"),)))
+        going.set()
+        await under_test.quiet()
+    assert seen == [["1", "2"], ["1", "2"]]
+
+
+async def test_a_condition_holds_as_long_as_there_is_something_to_read() -> None:
+    """Batch after batch, and for an equal version too."""
+    reader = Reader(max_changes=2, freshness=fr.eager().when(fr.changed("shop/orders")))
+    async with engine(ORDERS, reader.asset) as under_test:
+        await under_test.say(*(order(n) for n in range(5)))
+        await under_test.quiet()
+        await under_test.say(order(4))
+        await under_test.quiet()
+    assert reader.runs == [["0", "1"], ["2", "3"], ["4"], ["4"]]
+
+
+async def test_each_batch_names_what_caused_it() -> None:
+    reader = Reader(max_changes=2)
+    async with engine(ORDERS, reader.asset) as under_test:
+        await under_test.say(*(order(n) for n in range(4)))
+        await under_test.quiet()
+        started = [r.event for r in await under_test.history() if isinstance(r.event, RunStarted)]
+    assert len(started) == 2
+    assert all(event.causes[0].asset == "shop/orders" and event.changed for event in started)
+
+
+async def test_more_changes_than_one_page_of_the_stream_are_read_without_a_gap() -> None:
+    """Also behind a full page, and with more said as long as there is more."""
+    said: list[bool] = []
+    seen: list[str] = []
+
+    @fr.asset(deps=[ORDERS], max_changes=2500)
+    def totals(changes: fr.Changes) -> int:
+        said.append(changes.more)
+        seen.extend(change.data_version for change in changes)
+        return len(seen)
+
+    async with engine(ORDERS, totals, deploy=False) as under_test:
+        for start in range(0, 6000, 1000):
+            await under_test.stream.append([order(start + n) for n in range(1000)])
+        await under_test.deploy()
+        await under_test.quiet()
+    assert seen == [str(n) for n in range(6000)]
+    assert said == [True, True, False]
+
+
+async def test_a_promise_asks_until_all_that_it_owes_is_read() -> None:
+    """A max_lag that has fallen due takes batch after batch, and the debt keeps its own time."""
+    reader = Reader(max_changes=1, freshness=fr.max_lag("1m"))
+    async with engine(ORDERS, reader.asset) as under_test:
+        await under_test.say(order(0))
+        await under_test.quiet_at(70)
+        for n in range(1, 4):
+            await under_test.say(order(n))
+            under_test.advance(1.0)
+        await under_test.quiet_at(70)
+        assert under_test.status("totals").state == "fresh"
+    assert reader.runs == [["0"], ["1"], ["2"], ["3"]]
+
+
+def test_the_last_partition_cannot_be_read_by_change() -> None:
+    @fr.asset(inputs={"accounts": fr.Input("shop/accounts", mapping=fr.last())})
+    def newest(accounts: fr.Changes) -> int:
+        return 1
+
+    with pytest.raises(DefinitionError, match=r"over fr\.last"):
+        fr.Project([BY_CUSTOMER, newest])

@@ -12,12 +12,12 @@ import freshet as fr
 from freshet.engine.digests import digest
 from freshet.engine.errors import DefinitionError
 from freshet.engine.events import SourceChanged
-from freshet.sensors import kafka_pending
 from freshet.sensors.kafka import MAX_PAYLOAD_BYTES
-from freshet.sensors.kafka_client import Fetched
-from freshet.sensors.kafka_messages import Feed, Message, Rules
-from freshet.sensors.kafka_pending import DECODE_S, MAX_BATCH_MESSAGES, Pending
 from freshet.sensors.sensor import Rejection
+from freshet.sensors.topics import pending as pendings
+from freshet.sensors.topics.client import Fetched
+from freshet.sensors.topics.messages import Feed, Message, Rules
+from freshet.sensors.topics.pending import DECODE_S, MAX_BATCH_MESSAGES, Pending
 
 NOW_US = 1_800_000_000_000_000
 NEW_YEAR_MS = 1_704_067_200_000  # 2024-01-01T00:00Z
@@ -236,7 +236,7 @@ def test_values_are_kept_as_what_they_are() -> None:
 
 def test_what_is_pending_is_taken_in_order_and_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """At most a batch at once, places after what was taken, beyond the last at the end."""
-    monkeypatch.setattr(kafka_pending, "DECODE_S", 10.0)  # a busy machine is none of this
+    monkeypatch.setattr(pendings, "DECODE_S", 10.0)  # a busy machine is none of this
     pending = Pending()
     first = [record(offset=n) for n in range(MAX_BATCH_MESSAGES + 5)]
     second = [record(offset=n) for n in range(3)]
@@ -253,7 +253,7 @@ def test_what_is_pending_is_taken_in_order_and_in_bounds(monkeypatch: pytest.Mon
 
 def test_what_lies_before_our_place_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is recorded already: fetched again after a rebalance."""
-    monkeypatch.setattr(kafka_pending, "DECODE_S", 10.0)
+    monkeypatch.setattr(pendings, "DECODE_S", 10.0)
     pending = Pending()
     pending.put(
         Fetched({("t", 2): [record(offset=n) for n in range(5)]}, {("t", 2): 5}), {("t", 2): 3}

@@ -24,8 +24,9 @@ from freshet.engine.events import (
     SensorRecovered,
 )
 from freshet.engine.memory import MemoryStream
-from freshet.sensors import kafka_client, kafka_reading
 from freshet.sensors.sensor import START
+from freshet.sensors.topics import client
+from freshet.sensors.topics import reading as reading_of
 from tests.broker import Broker
 from tests.kafka import Read, history, new_topic, numbered, produce, reading, sensor, until
 
@@ -117,16 +118,16 @@ async def test_a_consumer_that_is_stuck_is_built_anew(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client's own fetching has died: it says nothing, and never fetches again."""
-    monkeypatch.setattr(kafka_reading, "SILENCE_S", 1.0)
-    monkeypatch.setattr(kafka_reading, "STUCK_S", 2.0)
+    monkeypatch.setattr(reading_of, "SILENCE_S", 1.0)
+    monkeypatch.setattr(reading_of, "STUCK_S", 2.0)
     opened: list[Any] = []
-    start = kafka_client.Link._start
+    start = client.Link._start
 
-    async def started(link: kafka_client.Link) -> None:
+    async def started(link: client.Link) -> None:
         await start(link)
         opened.append(link._consumer)
 
-    monkeypatch.setattr(kafka_client.Link, "_start", started)
+    monkeypatch.setattr(client.Link, "_start", started)
     topic = await to_thread.run_sync(new_topic, broker)
     async with reading(sensor(broker, topic)) as read:
         await produce(broker, topic, numbered(range(5)))
@@ -222,7 +223,7 @@ async def test_a_topic_re_created_while_nobody_reads_halts_with_a_choice(
     async with reading(sensor(broker, topic), stream) as read:
         await read.until(1, SensorRecovered)
         await produce(broker, topic, numbered(range(1)))
-        begin = {"earliest": 0, "latest": count, "resume": min(10, count)}[choice]
+        begin = {"earliest": 0, "latest": count, "resume": 10 if count >= 10 else 0}[choice]
         fresh = [f"0:{n}~2" for n in range(begin, count + 1)]
         await read.until(10 + len(fresh))
         assert (await read.versions())[10:] == fresh

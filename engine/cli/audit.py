@@ -19,8 +19,9 @@ from freshet.projections.view import View
 def audit(state: Path, as_json: bool) -> int:
     """What became of every change: absorbed by a run, cut off as equal, waiting or blocked.
 
-    What waits or is blocked is listed with the reason. Reads the whole stream. Exits with 1 if any
-    change is unaccounted for, which is a fault of Freshet's own.
+    Unread is what no asset is made from now. What waits or is blocked is listed with the reason.
+    Reads the whole stream. Exits with 1 if any change is unaccounted for, which is a fault of
+    Freshet's own.
     """
     found = run_async(_audit, state)
     if as_json:

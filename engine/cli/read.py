@@ -306,7 +306,9 @@ def _print_matrix(matrix: Matrix) -> None:
 
 
 def _asset_cells(row: AssetRow, now_us: int) -> list[str | Text]:
-    changed = age(now_us - row.changed_at_us) + " ago" if row.changed_at_us is not None else ""
+    changed = (
+        age(max(0, now_us - row.changed_at_us)) + " ago" if row.changed_at_us is not None else ""
+    )
     return [
         row.asset,
         f"{row.fresh}/{row.total}",

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +35,9 @@ from freshet.engine.target import load_project
 from freshet.projections.view import View
 from freshet.projections.why import describe
 
+LAST_WAIT_S = 1.0
+"""How long threads may take to come back once the daemon has stopped."""
+
 log = structlog.get_logger("freshet")
 
 
@@ -55,10 +59,18 @@ def run(target: str, slots: int | None, state: Path) -> None:
     left_behind = anyio.run(
         _run, project, state, slots, backend_options={"use_uvloop": find_spec("uvloop") is not None}
     )
-    if left_behind:
+    if left_behind or _still_working():
         # A thread that outlived its timeout cannot be ended, and would keep the process for ever.
         sys.stderr.flush()
         os._exit(0)
+
+
+def _still_working() -> bool:
+    """Is there a thread, as of a user's sensor, that does not come back soon?"""
+    others = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
+    for thread in others:
+        thread.join(LAST_WAIT_S / len(others))
+    return any(thread.is_alive() for thread in others)
 
 
 @click.command()

@@ -324,7 +324,7 @@ def _no_such_item(sensor: str, item: str, known: Iterable[str]) -> RequestError:
     newest_first = list(reversed(list(known)))
     return RequestError(
         f"'{item}' is nothing that '{sensor}' has rejected and not settled",
-        cause=f"that is {_some(newest_first)}",
+        cause=f"rejected are {_some(newest_first)}",
         hint=did_you_mean(item, newest_first) or f"freshet sensors --rejected {sensor}",
     )
 

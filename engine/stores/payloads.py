@@ -5,6 +5,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 import anyio.to_thread
 from msgspec.structs import replace
@@ -76,13 +77,14 @@ class Payloads:
         path = self._path(name)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            hidden = path.with_name(f".{name}.{os.getpid()}")
+            hidden = path.with_name(f".{name}.{uuid4().hex}")
             with hidden.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             hidden.rename(path)
             _sync_folder(path.parent)
+            _sync_folder(path.parent.parent)
         return replace(change, payload=Payload(payload.kind, "stored", name, payload.size))
 
     def _path(self, name: str) -> Path:

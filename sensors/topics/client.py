@@ -11,11 +11,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import anyio
 
-from freshet.sensors.kafka_access import Access, KafkaError, settings_of
-from freshet.sensors.kafka_lines import listen
-from freshet.sensors.kafka_messages import Record
-from freshet.sensors.kafka_places import Extent, Place, Topic
-from freshet.sensors.kafka_topics import ASIDE, UNKNOWN, Found, ask
+from freshet.engine.errors import SensorError
+from freshet.sensors.topics.access import Access, KafkaError, settings_of
+from freshet.sensors.topics.lines import listen
+from freshet.sensors.topics.messages import Record
+from freshet.sensors.topics.places import Extent, Place, Topic
+from freshet.sensors.topics.topics import ASIDE, UNKNOWN, Found, ask
 
 START_S = 15.0
 """Longest wait for brokers to be found: above the time limit of one request."""
@@ -315,6 +316,8 @@ class Link:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is None:
             return task.result()
+        if isinstance(error, SensorError):
+            raise SensorError(error.message, cause=error.cause, hint=error.hint)
         failure = self._failure(what, error)
         del error, task
         raise failure

@@ -136,8 +136,8 @@ class Places:
         if self.request in ("earliest", "latest") or there is None:
             wish = self.request if self.request in ("earliest", "latest") else start
             return extent.first if wish == "earliest" else extent.end
-        if self.request == "resume":
-            return min(max(there, extent.first), extent.end)
+        if self.request == "resume":  # of what begins anew nothing has been read
+            return extent.first if there > extent.end else max(there, extent.first)
         return there
 
     def _identity(self, known: Identity | None, found: Topic, trouble: Trouble | None) -> Identity:

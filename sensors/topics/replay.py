@@ -4,11 +4,11 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from time import monotonic, time_ns
 
 from freshet.engine.events import SourceChanged
-from freshet.sensors.kafka_access import Access, KafkaError
-from freshet.sensors.kafka_client import Link, OutOfRangeError, UnreadableError
-from freshet.sensors.kafka_messages import Feed, Record
-from freshet.sensors.kafka_places import Place
 from freshet.sensors.sensor import REPLAY, Batch, Rejection, Settlement
+from freshet.sensors.topics.access import Access, KafkaError
+from freshet.sensors.topics.client import Link, OutOfRangeError, UnreadableError
+from freshet.sensors.topics.messages import Feed, Record
+from freshet.sensors.topics.places import Place
 
 FETCH_S = 1.0
 """Longest wait for one answer."""

@@ -17,8 +17,9 @@ import structlog
 from anyio import sleep
 
 from freshet.engine.errors import SensorError
-from freshet.sensors.kafka_access import Access, KafkaError
-from freshet.sensors.kafka_client import (
+from freshet.sensors.sensor import Batch
+from freshet.sensors.topics.access import Access, KafkaError
+from freshet.sensors.topics.client import (
     Fetched,
     Link,
     Membership,
@@ -27,13 +28,12 @@ from freshet.sensors.kafka_client import (
     answers,
     new_member,
 )
-from freshet.sensors.kafka_messages import Feed, Record
-from freshet.sensors.kafka_pending import MAX_BATCH_MESSAGES, Pending
-from freshet.sensors.kafka_places import MEMBER, Place, Places, Start, item
-from freshet.sensors.kafka_replay import replayed
-from freshet.sensors.kafka_topics import Found
-from freshet.sensors.kafka_watch import Display, Silence
-from freshet.sensors.sensor import Batch
+from freshet.sensors.topics.messages import Feed, Record
+from freshet.sensors.topics.pending import MAX_BATCH_MESSAGES, Pending
+from freshet.sensors.topics.places import MEMBER, Place, Places, Start, item
+from freshet.sensors.topics.replay import replayed
+from freshet.sensors.topics.topics import Found
+from freshet.sensors.topics.watch import Display, Silence
 
 FETCH_S = 1.0
 """Longest wait for messages: how often the watch looks when there are none."""
@@ -43,6 +43,9 @@ HEARTBEAT_S = 5.0
 
 SILENCE_S = 5.0
 """Without an answer for so long, a partition makes us ask whether any broker is there."""
+
+MISSING_S = 10.0
+"""Without an answer for so long, and with a reason that brokers give, it is said."""
 
 PROBE_S = 3.0
 """How long that one may take to answer."""
@@ -324,6 +327,8 @@ class Reading:
         if not await answers(self._topics.access, PROBE_S):
             where = ", ".join(self._topics.access.servers)
             raise KafkaError(f"no broker has answered for {age:.0f} s ({where})")
+        if self._silence.reason and age > MISSING_S:
+            raise KafkaError(self._silence.reason)
         if age > STUCK_S:
             why = f" ({self._silence.reason})" if self._silence.reason else ""
             raise KafkaError(

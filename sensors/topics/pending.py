@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from freshet.engine.events import SourceChanged
 from freshet.engine.stream import MAX_BATCH
-from freshet.sensors.kafka_client import Fetched
-from freshet.sensors.kafka_messages import Feed, Record
-from freshet.sensors.kafka_places import Place
 from freshet.sensors.sensor import Rejection
+from freshet.sensors.topics.client import Fetched
+from freshet.sensors.topics.messages import Feed, Record
+from freshet.sensors.topics.places import Place
 
 MAX_BATCH_MESSAGES = MAX_BATCH
 """Messages read into one batch: as many events as the stream commits at once. Half as many, the

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from freshet.engine.errors import SensorError
+
 HIDDEN = "***"
 
 OURS = frozenset(
@@ -56,7 +58,9 @@ class Options:
         return iter(self._values)
 
     def resolved(self) -> dict[str, Any]:
-        """The values, `env:NAME` and `file:PATH` looked up. Raises KafkaError naming the option."""
+        """The values, `env:NAME` and `file:PATH` looked up. Raises SensorError naming the
+        option.
+        """
         return {name: _resolved(name, value) for name, value in self._values.items()}
 
     def scrubbed(self, text: str) -> str:
@@ -95,7 +99,10 @@ def _resolved(name: str, value: object) -> object:
     if found is None:
         what = "an environment variable that is not set"
         what = what if kind == "env" else "a file that cannot be read"
-        raise KafkaError(f"options: '{name}' names {what}")
+        raise SensorError(
+            f"options: '{name}' names {what}",
+            hint="set it where the daemon runs, and start it anew",
+        )
     return found
 
 
@@ -109,5 +116,5 @@ def _content(path: Path) -> str | None:
 def _quietly(name: str, value: str) -> str:
     try:
         return str(_resolved(name, value))
-    except KafkaError:
+    except SensorError:
         return ""

@@ -6,9 +6,9 @@ from time import monotonic
 
 import structlog
 
-from freshet.sensors.kafka_access import KafkaError
-from freshet.sensors.kafka_client import Link
-from freshet.sensors.kafka_places import Place
+from freshet.sensors.topics.access import KafkaError
+from freshet.sensors.topics.client import Link
+from freshet.sensors.topics.places import Place
 
 FAILURES = 3
 """Commits in a row that fail before anybody is told."""

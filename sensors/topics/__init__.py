@@ -1,0 +1,1 @@
+"""What the Kafka sensor is made of: messages, places, the consumer and its watch."""
