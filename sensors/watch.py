@@ -69,7 +69,8 @@ class Watch:
         """Everything that differs from what is known, in batches, as far as it is finished.
 
         Where nothing is known, a first scan comes before any hint: each file that it opens would be
-        one, and cost as much again. As the hints begin all is scanned once more. Raises OSError when no root is there and one seems not to be mounted.
+        one, and cost as much again; as hints begin, all is scanned once more. Raises OSError when
+        every root seems not to be mounted.
         """
         if self._hints.is_deaf and self._scans.are_complete:
             self._hints.listen()
