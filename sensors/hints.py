@@ -19,7 +19,7 @@ from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from freshet.sensors.mounts import is_remote
 
-STEP_MS, IDLE_STEP_MS = 5, 10
+STEP_MS, IDLE_STEP_MS = 5, 12
 """Quiet time after which hints are handed over: the floor of the latency (watchfiles' default is
 50). Each step wakes a thread, at 30 to 60 µs: the longer ones halve what an idle sensor costs.
 """

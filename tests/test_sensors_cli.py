@@ -317,7 +317,7 @@ def test_a_sensor_no_longer_in_the_project_can_still_be_asked(stream: Stream) ->
         (["replay", "orders", "orders/0/7"], "'orders/0/7'", "did you mean 'orders/0/"),
         (["replay", "orders", "zzz"], "orders/0/3, orders/0/2", "sensors --rejected orders"),
         (["replay", "orders", "orders/0/1", "zzz"], "'zzz'", "sensors --rejected orders"),
-        (["replay", "files", "x"], "that is none", "sensors --rejected files"),
+        (["replay", "files", "x"], "rejected are none", "sensors --rejected files"),
         (["replay", "orders"], "no item is named", "--all"),
         (["replay", "orders", "orders/0/1", "--all"], "--all and 1 items", "or give --all"),
         (["reset", "order", "--from", "latest"], "no sensor 'order'", "did you mean 'orders'?"),
