@@ -132,7 +132,8 @@ class Recollection:
             landed = landed_file(version)
             if landed is None:
                 return version.data_version
-            return placed(self._folder, str(landed[0])).read_bytes()
+            path = placed(self._folder, str(landed[0]))
+            return path if path.is_dir() else path.read_bytes()
         if "bytes" not in version.metadata:
             return None  # its function returned no value
         promised = without_none(self._assets[name.asset].annotations.get("return"))
