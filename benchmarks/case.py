@@ -1,8 +1,13 @@
 """What every benchmark answers: a figure, its unit, and the bound it is held against."""
 
+import os
 import statistics
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
+import anyio
 import msgspec
 
 
@@ -36,3 +41,20 @@ class Figure(msgspec.Struct, frozen=True):
 def percentile(values: Sequence[float], percent: int) -> float:
     """The percentile of at least two values, interpolated."""
     return statistics.quantiles(sorted(values), n=100, method="inclusive")[percent - 1]
+
+
+def in_a_folder(measure: Callable[[], Awaitable[list[Figure]]]) -> list[Figure]:
+    """What is measured in a new folder on this disk, on the loop that a daemon would use."""
+
+    async def measured() -> list[Figure]:
+        return await measure()
+
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        os.chdir(folder)
+        try:
+            return anyio.run(
+                measured, backend_options={"use_uvloop": find_spec("uvloop") is not None}
+            )
+        finally:
+            os.chdir(before)

@@ -4,19 +4,16 @@ watch it while nothing happens.
 What a landing takes in an empty folder is in `benchmarks.reaction`.
 """
 
-import os
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 import anyio
 import psutil
 
 import freshet as fr
-from benchmarks.case import Figure, percentile
+from benchmarks.case import Figure, in_a_folder, percentile
 from freshet.engine.daemon import Daemon, daemon
 from freshet.sensors.entries import Known
 from freshet.sensors.files import RECONCILE_S, FilesSensor, files
@@ -34,18 +31,7 @@ CASE = "landings, 100,000 files"
 
 def run() -> list[Figure]:
     """Figures of the real daemon on a real folder and a synced stream."""
-    options = {"use_uvloop": find_spec("uvloop") is not None}
-    return anyio.run(_run, backend_options=options)
-
-
-async def _run() -> list[Figure]:
-    before = Path.cwd()
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        os.chdir(folder)
-        try:
-            return await _measure()
-        finally:
-            os.chdir(before)
+    return in_a_folder(_measure)
 
 
 async def _measure() -> list[Figure]:

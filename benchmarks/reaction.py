@@ -2,17 +2,14 @@
 the next, all durable.
 """
 
-import os
-import tempfile
 from datetime import date, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 
 import anyio
 
 import freshet as fr
-from benchmarks.case import Figure, percentile
+from benchmarks.case import Figure, in_a_folder, percentile
 from freshet.engine.daemon import daemon
 
 LANDINGS = 1000
@@ -26,18 +23,7 @@ CASE = "reaction, 30-asset graph"
 
 def run() -> list[Figure]:
     """Latency of the real daemon on real files and a synced stream."""
-    options = {"use_uvloop": find_spec("uvloop") is not None}
-    return anyio.run(_run, backend_options=options)
-
-
-async def _run() -> list[Figure]:
-    before = Path.cwd()
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        os.chdir(folder)
-        try:
-            return await _measure()
-        finally:
-            os.chdir(before)
+    return in_a_folder(_measure)
 
 
 async def _measure() -> list[Figure]:

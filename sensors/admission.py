@@ -1,9 +1,18 @@
 """Admission: may what was seen be a partition of that source, and if not, why."""
 
+from typing import Protocol
+
 from freshet.engine.keys import PartitionKey, partition_key_problem
 from freshet.engine.partitions import describe
 from freshet.engine.spaces import Space, contains, is_too_far, space_of
 from freshet.engine.specs import AssetSpec
+
+
+class HasSpec(Protocol):
+    """A source, as far as a sensor needs to know it."""
+
+    @property
+    def spec(self) -> AssetSpec: ...
 
 
 class Admission:

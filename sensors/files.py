@@ -5,7 +5,7 @@ when.
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from time import monotonic
-from typing import Literal, Protocol
+from typing import Literal
 
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError
@@ -13,6 +13,7 @@ from freshet.engine.keys import AssetKey
 from freshet.engine.partitions import Product, describe
 from freshet.engine.specs import AssetSpec
 from freshet.engine.stores.landing import PASSED_OVER
+from freshet.sensors.admission import HasSpec
 from freshet.sensors.pattern import Pattern, parse_pattern
 from freshet.sensors.places import Target, Watched
 from freshet.sensors.rules import check_rules
@@ -24,13 +25,6 @@ RECONCILE_S = 30.0
 
 BEAT_S = 10.0
 """Longest time without a batch: one without anything says that the sensor works."""
-
-
-class HasSpec(Protocol):
-    """A source, as far as a sensor needs to know it."""
-
-    @property
-    def spec(self) -> AssetSpec: ...
 
 
 def files(

@@ -27,8 +27,9 @@ from freshet.sensors.object_store import PAGE, Access, Found, ListingError
 from freshet.sensors.objects import ObjectsSensor
 from freshet.sensors.pace import Pacer
 from freshet.sensors.sensor import MAX_BATCH_CHANGES, Batch
+from tests.streams import Gated
 from tests.test_poll import Time
-from tests.test_supervisor import Gated, supervised
+from tests.test_supervisor import supervised
 
 pytestmark = pytest.mark.anyio
 

@@ -26,9 +26,7 @@ from freshet.engine.events import (
     Resumed,
     SensorFailed,
     SourceChanged,
-    Unknown,
 )
-from freshet.engine.memory import MemoryStream
 from freshet.engine.specs import AssetSpec
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.sqlite_reader import SqliteReader
@@ -44,6 +42,7 @@ from freshet.projections.pauses import (
 )
 from freshet.sensors.sensor import Batch
 from tests.engine import engine
+from tests.streams import Gated
 from tests.test_cli import Place
 
 HOUR = 3_600_000_000
@@ -239,26 +238,11 @@ class Numbers:
             self.ended += 1
 
 
-class SlowStream(MemoryStream):
+class SlowStream(Gated):
     """A stream that takes as long to append as it is told."""
 
     def __init__(self) -> None:
         super().__init__(lambda: NOW)
-        self.appending = anyio.Event()
-        self.may = anyio.Event()
-        self.may.set()
-
-    async def append(
-        self,
-        events: Sequence[AnyEvent | Unknown],
-        *,
-        key: str | None = None,
-        expected: int | None = None,
-        actor: str | None = None,
-    ) -> range:
-        self.appending.set()
-        await self.may.wait()
-        return await super().append(events, key=key, expected=expected, actor=actor)
 
     async def versions(self) -> list[str]:
         events = [r.event for r in await self.read()]

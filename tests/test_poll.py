@@ -22,7 +22,8 @@ from freshet.sensors.pace import LONGEST_SLEEP_S, Pacer
 from freshet.sensors.poll import PollSensor
 from freshet.sensors.sensor import MAX_BATCH_CHANGES, Batch
 from freshet.sensors.versions import MAX_VERSION_CHARS, version_text
-from tests.test_supervisor import Gated, supervised
+from tests.streams import Gated
+from tests.test_supervisor import supervised
 
 pytestmark = pytest.mark.anyio
 

@@ -30,6 +30,7 @@ from freshet.engine.virtual import VirtualLoop
 from freshet.projections.sensors import Pulse, SensorHealth
 from freshet.projections.view import View
 from freshet.sensors.sensor import MAX_EXCERPT_CHARS, Batch, Rejection, Settlement
+from tests.streams import Gated
 
 pytestmark = pytest.mark.anyio
 
@@ -77,31 +78,6 @@ class Scripted:
                 return
         self.idle.set()
         await anyio.sleep_forever()
-
-
-class Gated(MemoryStream):
-    """A stream that remembers each append, and takes as long for one as the test wants."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.appends: list[list[AnyEvent | Unknown]] = []
-        self.appending = anyio.Event()
-        self.may = anyio.Event()
-        self.may.set()
-
-    async def append(
-        self,
-        events: Sequence[AnyEvent | Unknown],
-        *,
-        key: str | None = None,
-        expected: int | None = None,
-        actor: str | None = None,
-    ) -> range:
-        self.appending.set()
-        await self.may.wait()
-        positions = await super().append(events, key=key, expected=expected, actor=actor)
-        self.appends.append(list(events))
-        return positions
 
 
 @asynccontextmanager

@@ -1,0 +1,34 @@
+"""Streams in memory that do as a test wants."""
+
+from collections.abc import Callable, Sequence
+
+import anyio
+
+from freshet.engine.events import AnyEvent, Unknown
+from freshet.engine.memory import MemoryStream
+from freshet.engine.stream import wall_clock
+
+
+class Gated(MemoryStream):
+    """A stream that remembers each append, and takes as long for one as the test wants."""
+
+    def __init__(self, clock: Callable[[], int] = wall_clock) -> None:
+        super().__init__(clock)
+        self.appends: list[list[AnyEvent | Unknown]] = []
+        self.appending = anyio.Event()
+        self.may = anyio.Event()
+        self.may.set()
+
+    async def append(
+        self,
+        events: Sequence[AnyEvent | Unknown],
+        *,
+        key: str | None = None,
+        expected: int | None = None,
+        actor: str | None = None,
+    ) -> range:
+        self.appending.set()
+        await self.may.wait()
+        positions = await super().append(events, key=key, expected=expected, actor=actor)
+        self.appends.append(list(events))
+        return positions
