@@ -44,9 +44,9 @@ class Lane(Protocol):
         """How many inputs downstream `i` has when none is missing."""
         ...
 
-    def asked(self, i: int) -> PartitionKey:
-        """The key that downstream `i` asks for where the upstream has no number for it yet; empty
-        if it is not one key.
+    def asked(self, i: int) -> Sequence[PartitionKey]:
+        """The keys that downstream `i` asks for by name, whether the upstream has numbers for them
+        yet or not.
         """
         ...
 
@@ -68,8 +68,8 @@ class WholeLane:
     def reads(self, i: int, n: int) -> Ordinals:
         return range(n)
 
-    def asked(self, i: int) -> PartitionKey:
-        return ""
+    def asked(self, i: int) -> Sequence[PartitionKey]:
+        return ()
 
     def needed(self, i: int) -> int:
         return 1
@@ -95,8 +95,8 @@ class ShiftLane:
         here = i + self._delta
         return range(max(0, here + self._first), max(0, here + self._last + 1))
 
-    def asked(self, i: int) -> PartitionKey:
-        return ""
+    def asked(self, i: int) -> Sequence[PartitionKey]:
+        return ()
 
     def needed(self, i: int) -> int:
         return len(self.reads(i, 0))
@@ -129,8 +129,8 @@ class SteppedLane:
         first = self._up.step(here, self._first)
         return range(first if first is not None else 0, last + 1)
 
-    def asked(self, i: int) -> PartitionKey:
-        return ""
+    def asked(self, i: int) -> Sequence[PartitionKey]:
+        return ()
 
     def needed(self, i: int) -> int:
         return sum(map(self._up.valid, self.reads(i, 0)))
@@ -164,8 +164,8 @@ class OverlapLane:
     def reads(self, i: int, n: int) -> Ordinals:
         return _covering(self._up, self._down.start_us(i), self._down.end_us(i))
 
-    def asked(self, i: int) -> PartitionKey:
-        return ""
+    def asked(self, i: int) -> Sequence[PartitionKey]:
+        return ()
 
     def needed(self, i: int) -> int:
         rows = self.reads(i, 0)
@@ -189,8 +189,8 @@ class KeyLane:
     def reads(self, i: int, n: int) -> Ordinals:
         return _one(self._up.ordinal(self._down.key(i)))
 
-    def asked(self, i: int) -> PartitionKey:
-        return self._down.key(i)
+    def asked(self, i: int) -> Sequence[PartitionKey]:
+        return (self._down.key(i),)
 
     def needed(self, i: int) -> int:
         return 1
@@ -221,8 +221,8 @@ class TableLane:
     def reads(self, i: int, n: int) -> Ordinals:
         return _numbers(self._up, self._reads.get(self._down.key(i), ()))
 
-    def asked(self, i: int) -> PartitionKey:
-        return next(iter(self._reads.get(self._down.key(i), ())), "")
+    def asked(self, i: int) -> Sequence[PartitionKey]:
+        return self._reads.get(self._down.key(i), ())
 
     def needed(self, i: int) -> int:
         return len(self._reads.get(self._down.key(i), ()))
@@ -262,9 +262,9 @@ class ProductLane:
             ),
         )
 
-    def asked(self, i: int) -> PartitionKey:
+    def asked(self, i: int) -> Sequence[PartitionKey]:
         if isinstance(self._up, ProductSpace) or 0 not in self._by_up:
-            return ""
+            return ()
         d, lane = self._by_up[0]
         return lane.asked(_part(self._down, i, d))
 

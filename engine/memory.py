@@ -93,7 +93,7 @@ class MemoryStream:
         """What was said of the versions of these sources; see `EventStream.changes`."""
         about = (
             item
-            for item in islice(self._events, max(after, 0), until)
+            for item in map(self._events.__getitem__, range(max(after, 0), min(until, self.head)))
             if isinstance(item.event, SourceChanged | Observed) and item.event.asset in sources
         )
         return list(islice(about, max(limit, 0)))

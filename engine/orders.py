@@ -15,7 +15,9 @@ from freshet.engine.parts import EVERY, MAX_CAUSES, Input, Target
 from freshet.engine.spaces import Space
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.projections.catalog import Version
-from freshet.projections.cells import Cell, absorbed_until, inputs_needed
+from freshet.projections.cells import Cell, inputs_needed
+from freshet.projections.feeds import starts_over
+from freshet.projections.progress import Feed
 from freshet.projections.states import Link
 from freshet.projections.view import View
 
@@ -68,23 +70,11 @@ class Read(msgspec.Struct, frozen=True):
         return [Input(self.asset, partition, digest, newest, count, self.missing, self.gaps)]
 
 
-class Feed(msgspec.Struct, frozen=True):
-    """A source that is read change by change: for which parameter (empty: the one that names no
-    source), and of which partitions; None: of all.
-    """
-
-    source: AssetKey
-    parameter: str
-    partitions: frozenset[PartitionKey] | None
-
-
 class Reading(msgspec.Struct, frozen=True):
-    """What a run is to read change by change: what came after position `since`, from where on its
-    target has to read, up to the run. `previous` is the position of its own last version, 0 if it
-    has none, or is to start over.
+    """What a run is to read change by change, up to itself. `previous` is the position of its own
+    last version, 0 if it has none, or is to start over.
     """
 
-    since: int
     feeds: tuple[Feed, ...]
     previous: int
 
@@ -143,22 +133,8 @@ def order_of(view: View, recorded: Recorded, event: RunStarted) -> Order | None:
 
 
 def _reading(cell: Cell) -> Reading:
-    since = absorbed_until(cell.home, cell.i)
-    feeds = tuple(
-        Feed(link.dep.asset, link.dep.parameter, _partitions(link, cell.i))
-        for link in cell.home.up
-        if link.changes
-    )
-    return Reading(since, feeds, cell.made_at if since and cell.there else 0)
-
-
-def _partitions(link: Link, i: int) -> frozenset[PartitionKey] | None:
-    if link.up.spec.partitions is None:
-        return frozenset(("",))
-    if link.whole:
-        return None
-    valid, key = link.up.space.valid, link.up.space.key
-    return frozenset(key(j) for j in link.reads(i) if valid(j))
+    state, i = cell.home, cell.i
+    return Reading(state.live[i].feeds, 0 if starts_over(state, i) else cell.made_at)
 
 
 def _read(link: Link, i: int) -> Read:
@@ -180,7 +156,7 @@ def _read(link: Link, i: int) -> Read:
             wanted = range(up.space.size or 0)
         absent = (j for j in wanted if j not in there and up.space.valid(j))
         gaps = tuple(up.space.key(j) for j, _ in zip(absent, range(MAX_CAUSES), strict=False))
-        gaps = gaps or (link.lane.asked(i),)
+        gaps = gaps or tuple(link.lane.asked(i)[:1]) or ("",)
     total = up.total if link.whole else up.sum_of(wanted)
     many = link.many or (link.down.spec.batch > 1 and up.spec.partitions is not None)
     missing = max(0, needed - len(rows))

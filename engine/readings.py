@@ -1,22 +1,20 @@
 """Readings: the changes a run is to read, taken from the stream, and the form it gets them in."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from freshet.engine.changes import Change, Changes
 from freshet.engine.events import Observed, Recorded, SourceChanged
-from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
+from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.orders import Order, Reading
 from freshet.engine.parts import Absorbed, Payload
 from freshet.engine.stream import MAX_BATCH, EventStream
+from freshet.projections.progress import Feed
 
 MAX_NAMES = 64
 """Asset partitions read one by one; of more, the whole of their sources is read in order."""
-
-Wanted = Mapping[AssetKey, frozenset[PartitionKey] | None]
-"""The sources to be read, and of which partitions; None: of all."""
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -28,40 +26,45 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 async def take_changes(stream: EventStream, order: Order, reading: Reading) -> Taken:
-    """The first changes after `since` and before the run started, at most `max_changes` of them."""
-    wanted = {feed.source: feed.partitions for feed in reading.feeds}
+    """The first changes that are still to be read and came before the run started, at most
+    `max_changes` of them.
+    """
+    feeds = {feed.source: feed for feed in reading.feeds}
     limit = order.spec.max_changes
-    names = _names(wanted)
+    names = _names(reading.feeds)
     if names is not None:
-        found = await _by_name(stream, names, reading.since, order.run, limit + 1)
+        found = await _by_name(stream, names, order.run, limit + 1)
     else:
-        found = await _by_source(stream, wanted, reading.since, order.run, limit + 1)
+        found = await _by_source(stream, feeds, order.run, limit + 1)
+    since = min((feed.first for feed in reading.feeds), default=0)
     rest = found[limit] if len(found) > limit else None
     taken = tuple(found[:limit])
     until = taken[-1].position if rest is not None else order.run
-    absorbed = Absorbed(reading.since, until, len(taken))
+    absorbed = Absorbed(since, until, len(taken))
     if rest is not None:
         absorbed = msgspec.structs.replace(absorbed, rest=rest.position, rest_us=rest.recorded_at)
     return Taken(reading, taken, absorbed)
 
 
-def _names(wanted: Wanted) -> list[str] | None:
-    """The asset partitions to be read, by name, if they are few; None if they are not."""
-    keys = [
-        AssetPartition(source, key)
-        for source, partitions in wanted.items()
-        for key in sorted(partitions or ())
-    ]
-    few = all(partitions is not None for partitions in wanted.values())
-    return [str(key) for key in keys] if few and len(keys) <= MAX_NAMES else None
+def _names(feeds: Iterable[Feed]) -> dict[str, int] | None:
+    """The asset partitions to be read, by name, and after which position each; None if they are
+    not few.
+    """
+    found: dict[str, int] = {}
+    for feed in feeds:
+        if feed.partitions is None or len(found) + len(feed.partitions) > MAX_NAMES:
+            return None
+        for key in sorted(feed.partitions):
+            found[str(AssetPartition(feed.source, key))] = feed.apart.get(key, feed.since)
+    return found
 
 
 async def _by_name(
-    stream: EventStream, names: list[str], after: int, until: int, limit: int
+    stream: EventStream, names: Mapping[str, int], until: int, limit: int
 ) -> list[Recorded]:
     """By the index of subjects: costs these events alone, however many others there are."""
     found: list[Recorded] = []
-    for name in names:
+    for name, after in names.items():
         place, count = after, 0
         while count < limit:
             page = await stream.read(place, limit=MAX_BATCH, subject=name)
@@ -76,13 +79,14 @@ async def _by_name(
 
 
 async def _by_source(
-    stream: EventStream, wanted: Wanted, after: int, until: int, limit: int
+    stream: EventStream, feeds: Mapping[AssetKey, Feed], until: int, limit: int
 ) -> list[Recorded]:
     """In the order of the stream: costs what lies in between, once."""
     found: list[Recorded] = []
+    after = min(feed.first for feed in feeds.values())
     while len(found) < limit:
-        page = await stream.changes(tuple(wanted), after, until, limit=MAX_BATCH)
-        found += [recorded for recorded in page if _is_wanted(recorded, wanted)]
+        page = await stream.changes(tuple(feeds), after, until, limit=MAX_BATCH)
+        found += [recorded for recorded in page if _is_wanted(recorded, feeds)]
         if len(page) < MAX_BATCH:
             break
         after = page[-1].position
@@ -115,12 +119,11 @@ def _is_change(recorded: Recorded) -> bool:
     return isinstance(recorded.event, SourceChanged | Observed)
 
 
-def _is_wanted(recorded: Recorded, wanted: Wanted) -> bool:
+def _is_wanted(recorded: Recorded, feeds: Mapping[AssetKey, Feed]) -> bool:
     event = recorded.event
-    if not isinstance(event, SourceChanged | Observed):
-        return False
-    partitions = wanted[event.asset]
-    return partitions is None or event.partition in partitions
+    return isinstance(event, SourceChanged | Observed) and feeds[event.asset].wants(
+        event.partition, recorded.position
+    )
 
 
 def _change(

@@ -215,7 +215,15 @@ class Runner:
     def _own_value(self, work: Work) -> Any:
         """The value of the target as its last success left it. Raises StoreError."""
         target, version = work.order.targets[0], work.previous
-        if version is None or "bytes" not in version.metadata:
+        if version is None:
+            return None
+        if not version.run:
+            raise StoreError(
+                f"the value of {target.asset} was observed as {version.data_version!r} at position"
+                f" {version.position}, not made: what lies there now is not known",
+                hint=f"`freshet invalidate {target.asset}` lets it begin with the first change",
+            )
+        if "bytes" not in version.metadata:
             return None  # it writes its own data, and said only which version it is
         annotation = without_none(work.asset.annotations.get("return"))
         name = AssetPartition(target.asset, target.partition)

@@ -13,7 +13,6 @@ from freshet.projections.cells import (
     SHUT,
     Cell,
     absent_rows,
-    absorbed_until,
     due_us,
     gate,
     holding_rows,
@@ -24,6 +23,7 @@ from freshet.projections.cells import (
     owing_rows,
     wanted,
 )
+from freshet.projections.feeds import read_until
 from freshet.projections.marks import FRESH, MISSING, NOTHING, STALE
 from freshet.projections.states import Link
 
@@ -148,7 +148,7 @@ def changed_inputs(cell: Cell) -> tuple[tuple[Cause, ...], int]:
     found: list[tuple[int, Link, int]] = []
     count = 0
     for link in cell.home.up:
-        since = absorbed_until(cell.home, cell.i) if link.changes else cell.started_at
+        since = read_until(link, cell.i) if link.changes else cell.started_at
         rows = _changed_rows(link, cell.i, since)
         count += len(rows)
         found += [(at, link, j) for at, j in rows[:MAX_CAUSES]]
@@ -291,7 +291,7 @@ def _nobody_brings(link: Link, i: int) -> str | None:
     else:
         rows = link.reads(i)
         if not rows:
-            return link.lane.asked(i)
+            return next(iter(link.lane.asked(i)), "")
     absent = [j for j in rows if up.space.valid(j) and not (j < up.n and up.there[j])]
     here = {j for j in absent if j < up.n and up.exists[j]}
     if here and inputs_needed(link, i) == 1:  # content with one of them

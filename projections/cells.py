@@ -9,12 +9,11 @@ from hashlib import blake2b
 
 from freshet.engine.keys import AssetPartition, PartitionKey
 from freshet.engine.policies import AllOf, AnyCondition, Changed, OnMissing
+from freshet.projections.feeds import has_unread, newest_change, reads_anew
 from freshet.projections.marks import DEFERRED, MOVING, NOTHING, STUCK, Failure
 from freshet.projections.states import AssetState, Link
 from freshet.projections.sums import MASK
 
-SPREAD = 0x9E3779B97F4A7C15
-"""Spreads positions over 64 bits (2^64 / the golden ratio)."""
 SHUT, OPEN, GAPS = range(3)
 """A gate: inputs are still to come; all have come; all but some that may be missing."""
 
@@ -151,19 +150,6 @@ def upstream_owed(state: AssetState, i: int, *, every: bool = False) -> int:
     return min((link_owed(link, i, every=every) for link in state.up), default=NOTHING)
 
 
-def newest_change(link: Link, i: int) -> int:
-    """Position of the newest change over an edge; 0 when there was none yet."""
-    up = link.up
-    if link.whole:
-        return up.newest
-    return max((up.made_at[j] for j in link.reads(i) if j < up.n), default=0)
-
-
-def absorbed_until(state: AssetState, i: int) -> int:
-    """The position up to which a row that reads changes has read them all."""
-    return state.absorbed.get(i, state.started_at[i])
-
-
 def inputs_needed(link: Link, i: int) -> int:
     """How many inputs a row has over this edge when none is missing. What reads all of something
     that grows is content with one.
@@ -177,7 +163,7 @@ def is_lacking(link: Link, i: int) -> bool:
     """Is an input missing over this edge?"""
     up = link.up
     if link.changes:
-        return newest_change(link, i) == 0
+        return newest_change(link, i) == 0 and inputs_needed(link, i) > 0
     if link.whole or link.last:
         return up.versions < inputs_needed(link, i)
     rows = link.lane.reads(i, up.n)
@@ -187,15 +173,13 @@ def is_lacking(link: Link, i: int) -> bool:
 
 
 def fingerprint(state: AssetState, i: int) -> int:
-    """The sum of the hashes of all versions the row would consume now (DESIGN.md, appendix).
-
-    Over an edge that is read change by change it is the newest change that counts: it never
-    comes again, so that no change is cut off as equal.
+    """The sum of the hashes of all versions the row would consume now (DESIGN.md, appendix). Over
+    an edge that is read change by change it is the newest change that counts.
     """
     total = 0
     for link in state.up:
         if link.changes:
-            total += newest_change(link, i) * SPREAD
+            total += version_hash(link.dep.asset, "", str(newest_change(link, i)))
             continue
         total += link.up.total if link.whole else link.up.sum_of(link.reads(i))
     return total & MASK
@@ -207,7 +191,8 @@ def wanted(state: AssetState, i: int) -> bool:
         return True
     if state.is_wall or not state.at_once or not concerns(state, i):
         return False
-    return not isinstance(state.spec.policy, OnMissing) or not state.there[i]
+    on_missing = isinstance(state.spec.policy, OnMissing)
+    return not on_missing or not state.there[i] or i in state.halfway
 
 
 def concerns(state: AssetState, i: int) -> bool:
@@ -229,7 +214,7 @@ def _holds(state: AssetState, i: int, condition: AnyCondition) -> bool:
 def _has_changed(link: Link, i: int, since: int) -> bool:
     """Is there a version among the inputs over this edge that is newer than `since`?"""
     if link.changes:
-        return newest_change(link, i) > absorbed_until(link.down, i)
+        return has_unread(link, i)
     up = link.up
     if not link.whole:
         return any(j < up.n and up.changed_at[j] > since for j in link.reads(i))
@@ -380,10 +365,12 @@ def due_us(state: AssetState, i: int) -> int:
 
 
 def must_run(state: AssetState, i: int) -> bool:
-    """Would a run now do something new: other inputs or code, nothing there, or a wish to
-    rebuild?
+    """Would a run now do something new: other inputs or code, changes to read, nothing there, or a
+    wish to rebuild?
     """
     if not state.there[i] or i in state.forced:
+        return True
+    if state.spec.reads_changes and reads_anew(state, i):
         return True
     number = state.code[i]
     return (

@@ -8,7 +8,9 @@ row.
 from array import array
 from collections.abc import Sequence
 
+from freshet.engine.keys import PartitionKey
 from freshet.projections.marks import NOTHING, Failure, Live, Wishes
+from freshet.projections.progress import Progress
 from freshet.projections.sums import MASK, PrefixSums
 
 GROWTH = 8
@@ -49,7 +51,9 @@ class Columns:
         self.changed_at = array("q")
         """Position at which the version became another, or went."""
         self.made_at = array("q")
-        """Position of the newest event that states the version."""
+        """Position of the newest event that states the version; of a source also that it is gone,
+        and still when the partition is.
+        """
         self.started_at = array("q")
         """Position of the run that made it: inputs changed later are unseen by it."""
         self.n = 0
@@ -58,9 +62,13 @@ class Columns:
         """Rows there can be."""
         self.existing = self.versions = self.total = 0
         self.newest = 0
-        """Position of the newest event that states a version of any row."""
+        """Position of the newest event that states a version, or that it is gone, of any partition;
+        of a source also of those that its definition does not let in.
+        """
         self.newest_row = -1
         """The row of that event; -1 where it is not known any more."""
+        self.heard: dict[PartitionKey, int] = {}
+        """Of a source: the position of the newest change of each partition that has no row."""
         self.codes: list[str] = []
         self.live: dict[int, Live] = {}
         self.failures: dict[int, Failure] = {}
@@ -70,10 +78,12 @@ class Columns:
         """Demands by people."""
         self.due = Wishes()
         """Demands by policies, its own or of what is downstream, and by demands downstream."""
-        self.absorbed: dict[int, int] = {}
-        """Up to where a row that reads changes has read them, where that is not up to the run that
-        made it (`started_at`).
+        self.absorbed: dict[int, Progress] = {}
+        """Up to where a row has read change by change, where that is not: all it reads now, up to
+        the run that made it (`started_at`).
         """
+        self.halfway: set[int] = set()
+        """Rows whose last run left changes for the next, because they were many."""
         self.explicit: set[int] = set()
         """Brought into being by name: stay when upstreams go."""
         self.cut_debt: array[int] | None = None

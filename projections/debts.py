@@ -5,6 +5,7 @@
 
 from freshet.engine.keys import AssetPartition
 from freshet.projections.cells import Cell, downstream, upstream_owed
+from freshet.projections.feeds import progress_of
 from freshet.projections.marks import ABSENT, NOTHING, Keepsake, Live
 from freshet.projections.settling import Settling
 from freshet.projections.states import AssetState, Link
@@ -66,20 +67,23 @@ class Debts(Settling):
             state.live[i] = live
             state.owe(i, live.paying)
             self._forget_debt(live)
+            if live.feeds:
+                state.absorbed[i] = {}  # it reads what it read then, whatever it would read now
+        if state.heard:
+            state.hear(i)
         kept = self.attic.pop(name, None) if self.attic else None
-        if kept is not None:
-            state.made_at[i] = kept.made_at
-            if kept.made_at > state.newest:
-                state.newest, state.newest_row = kept.made_at, i
-            state.started_at[i] = kept.started_at
-            if kept.absorbed >= 0:
-                state.absorbed[i] = kept.absorbed
-            if kept.made:
-                state.consumed[i] = kept.consumed
-                state.code[i] = state.code_number(kept.code)
-            state.set_version(i, kept.hash, self.position)
         if kept is None:
             return NOTHING
+        state.made_at[i] = kept.made_at
+        state.started_at[i] = kept.started_at
+        if kept.absorbed is not None:
+            state.absorbed[i] = kept.absorbed
+        if kept.halfway:
+            state.halfway.add(i)
+        if kept.made:
+            state.consumed[i] = kept.consumed
+            state.code[i] = state.code_number(kept.code)
+        state.set_version(i, kept.hash, self.position)
         if kept.gone < NOTHING:
             self.marks.known[kept.gone] = kept.gone_us
         return kept.gone
@@ -92,17 +96,20 @@ class Debts(Settling):
             self.attic[name] = Keepsake(
                 state.hash[i], state.made_at[i], state.consumed[i], cell.code,
                 state.started_at[i], cell.consumed is not None, mark, self.marks.time_of(mark),
-                state.absorbed.get(i, -1),
+                None if state.is_source else progress_of(state, i), i in state.halfway,
             )  # fmt: skip
         state.forget_version(i)
         state.exists[i] = 0
         state.existing -= 1
         state.state[i] = ABSENT
         state.consumed[i] = state.code[i] = state.changed_at[i] = 0
-        state.made_at[i] = state.started_at[i] = 0
+        state.started_at[i] = 0
+        if not state.is_source:
+            state.made_at[i] = 0
         if state.cut_at is not None:
             state.cut_at[i] = 0
         state.explicit.discard(i)
+        state.halfway.discard(i)
         state.absorbed.pop(i, None)
         live = state.live.pop(i, None)
         if live is not None:

@@ -11,6 +11,7 @@ from freshet.engine.specs import AssetSpec
 from freshet.engine.windows import MAX_HOLES
 from freshet.projections.cells import downstream, upstream_owed
 from freshet.projections.debts import Debts, belongs
+from freshet.projections.feeds import leaves_some, progress_of
 from freshet.projections.marks import NOTHING
 from freshet.projections.states import AssetState, Link
 from freshet.projections.sums import MASK
@@ -18,14 +19,15 @@ from freshet.projections.sums import MASK
 
 def deploy(debts: Debts, old: Graph, new: Graph, recorded: Recorded) -> None:
     """Take on the definitions of `new`; what changed owes it."""
+    for state in debts.order:
+        if _feeding(old, state.spec.key) != _feeding(new, state.spec.key):
+            _pin_down(state)
     for key in [key for key in debts.states if key not in new.specs]:
-        state = debts.states.pop(key)
-        for i in rows_of(state):
-            debts.retire(state, i, recorded.position)
+        _put_away(debts, debts.states.pop(key), recorded.position)
     orphaned: list[AssetPartition] = []
     states: dict[AssetKey, AssetState] = {}
     for key, spec in new.specs.items():
-        state = debts.states.get(key) or AssetState(spec, debts.marks)
+        state = debts.states.get(key) or _new_state(debts, spec)
         if state.spec.partitions != spec.partitions:
             state = _reshaped(debts, state, spec, orphaned)
         state.define(spec, state.space)
@@ -46,6 +48,44 @@ def deploy(debts: Debts, old: Graph, new: Graph, recorded: Recorded) -> None:
         row = reader.number(name.partition) if reader is not None else None
         if reader is not None and row is not None and row < reader.n and reader.exists[row]:
             debts.mark(reader, row, recorded.position)
+
+
+def _feeding(graph: Graph, key: AssetKey) -> tuple[object, ...]:
+    """What decides which changes the partitions of an asset read."""
+    spec = graph.specs.get(key)
+    if spec is None or not spec.reads_changes:
+        return ()
+    edges = [
+        (dep.asset, dep.mapping, graph.specs[dep.asset].partitions)
+        for dep in spec.deps
+        if dep.changes
+    ]
+    return (spec.partitions, *edges)
+
+
+def _pin_down(state: AssetState) -> None:
+    """It will read something else by change: note up to where it has read what it reads now."""
+    for i in rows_of(state):
+        if state.started_at[i] or i in state.live:
+            state.absorbed[i] = progress_of(state, i)
+
+
+def _put_away(debts: Debts, state: AssetState, position: int) -> None:
+    """An asset is not defined any more."""
+    if state.is_source:
+        debts.heard[state.spec.key] = state.heard
+        for i in range(state.n):
+            if state.made_at[i]:
+                state.heard[state.space.key(i)] = state.made_at[i]
+    for i in rows_of(state):
+        debts.retire(state, i, position)
+
+
+def _new_state(debts: Debts, spec: AssetSpec) -> AssetState:
+    state = AssetState(spec, debts.marks)
+    state.heard = debts.heard.pop(spec.key, {})
+    state.newest = max(state.heard.values(), default=0)
+    return state
 
 
 def open_by_time(debts: Debts, state: AssetState, mark: int) -> None:
@@ -182,13 +222,19 @@ def _redefine(debts: Debts, state: AssetState, position: int, changed: bool) -> 
     for i in rows_of(state):
         if not state.is_source:
             above = upstream_owed(state, i)
-            debts.mark(state, i, min(position, above) if changed else above)
+            news = changed or (state.spec.reads_changes and leaves_some(state, i))
+            debts.mark(state, i, min(position, above) if news else above)
         debts.touch(state, i)
 
 
 def _let_in(debts: Debts, state: AssetState, position: int) -> None:
     """Versions seen while no definition admitted them come in."""
     asset = state.spec.key
+    for key in list(state.heard):
+        i = state.number(key, add=state.adds_keys)
+        if i is not None:
+            state.ensure(i)
+            state.hear(i)
     for name in [name for name in debts.attic if name.asset == asset]:
         i = state.number(name.partition, add=state.adds_keys)
         if i is not None:
@@ -206,6 +252,7 @@ def _reshaped(
     """
     new = AssetState(spec, debts.marks)
     new.codes, new.owes, new.opened = old.codes, {}, 0
+    new.heard = old.heard
     for i in rows_of(old):
         debts.unlist(old, i)
         k = new.number(old.space.key(i), add=True)
@@ -214,6 +261,9 @@ def _reshaped(
             debts.retire(old, i, debts.position)
         else:
             _move(old, i, new, k)
+    for i in range(old.n) if old.is_source else ():
+        if old.made_at[i]:
+            new.heard[old.space.key(i)] = old.made_at[i]
     new.newest = old.newest
     row = old.newest_row
     found = new.number(old.space.key(row)) if row >= 0 and old.exists[row] else None
@@ -228,8 +278,9 @@ def _move(old: AssetState, i: int, new: AssetState, k: int) -> None:
     for name in _BY_ROW:
         if i in getattr(old, name):
             getattr(new, name)[k] = getattr(old, name).pop(i)
-    if i in old.explicit:
-        new.explicit.add(k)
+    for name in ("explicit", "halfway"):
+        if i in getattr(old, name):
+            getattr(new, name).add(k)
     if old.cut_at is not None and old.cut_debt is not None and old.cut_at[i]:
         new.note_cut(k, old.cut_debt[i], old.cut_at[i])
     new.existing += 1

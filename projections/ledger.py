@@ -7,7 +7,7 @@ change is the number of rows that newly owe, not the size of the graph.
 from heapq import heappush
 
 from freshet.engine.events import Recorded
-from freshet.engine.keys import AssetKey, AssetPartition
+from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.projections.alarms import Alarms
 from freshet.projections.cells import downstream
 from freshet.projections.marks import NOTHING, Keepsake, Live, Marks, Tally
@@ -40,6 +40,9 @@ class Ledger:
         self.bulk: dict[int, Tally] = {}
         """Backfills by position: what owes them runs in the share that backfills have."""
         self.position = 0
+        self.heard: dict[AssetKey, dict[PartitionKey, int]] = {}
+        """Of sources that are not defined now, the position of the newest change of each partition.
+        """
         self.now_us = 0
         """Time that has passed, as far as windows go."""
         self.watermarks: dict[AssetKey, int] = {}

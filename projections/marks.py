@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from freshet.projections.progress import Feed, Progress
+
 NOTHING = 1 << 62
 """The debt of who owes nothing: later than every position."""
 
@@ -30,11 +32,11 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Live:
-    """A live run of a row: its id, the debt it set out to pay, what is owed when it ends, and the
-    inputs and code it was started with.
+    """A live run of a row: its id, the debt it set out to pay, what is owed when it ends, the
+    inputs and code it was started with, and what it reads change by change.
     """
 
-    __slots__ = ("next", "paying", "pinned", "pinned_code", "run", "void")
+    __slots__ = ("feeds", "next", "paying", "pinned", "pinned_code", "run")
 
     def __init__(self, run: int, paying: int, pinned: int, pinned_code: str) -> None:
         self.run = run
@@ -42,8 +44,7 @@ class Live:
         self.next = NOTHING
         self.pinned = pinned
         self.pinned_code = pinned_code
-        self.void = False
-        """Has what it reads by change been declared wrong meanwhile?"""
+        self.feeds: tuple[Feed, ...] = ()
 
 
 class Marks:
@@ -100,8 +101,10 @@ class Keepsake(NamedTuple):
     """The mark with which it went: should it return, it has not absorbed that it was gone."""
     gone_us: int = 0
     """When that was recorded."""
-    absorbed: int = -1
-    """Up to where it had read changes, if not up to the run that made it."""
+    absorbed: Progress | None = None
+    """Up to where it had read its sources change by change."""
+    halfway: bool = False
+    """Had its last run left changes for the next?"""
 
 
 class Tally:

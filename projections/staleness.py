@@ -32,14 +32,15 @@ from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.policies import Cron
 from freshet.engine.spaces import is_too_far
 from freshet.projections.cells import Cell, fingerprint, upstream_owed, version_hash
-from freshet.projections.debts import Debts, belongs
-from freshet.projections.deployment import deploy, next_opening, open_by_time, pass_watermark
-from freshet.projections.marks import FRESH, NOTHING, Failure, Keepsake, Live, Tally
+from freshet.projections.deployment import deploy, next_opening, open_by_time
+from freshet.projections.feeds import absorb, feeds_of, read_again
+from freshet.projections.marks import FRESH, NOTHING, Failure, Live, Tally
 from freshet.projections.pulls import needed_above
+from freshet.projections.sightings import Sightings
 from freshet.projections.states import AssetState
 
 
-class Staleness(Debts):
+class Staleness(Sightings):
     """The projection. Read `states`, `ready`, `timed`; only `apply` changes anything."""
 
     def __init__(self) -> None:
@@ -50,8 +51,8 @@ class Staleness(Debts):
         self._runs: dict[int, list[AssetPartition]] = {}
         self._folds: dict[type[Any], Callable[[Any, Recorded], None]] = {
             GraphDeployed: self._deployed,
-            SourceChanged: self._observed,
-            Observed: self._observed,
+            SourceChanged: self.sight,
+            Observed: self.sight,
             RunStarted: self._started,
             Materialized: self._materialized,
             RunSucceeded: self._succeeded,
@@ -97,72 +98,7 @@ class Staleness(Debts):
         kept = self.attic.get(AssetPartition(asset, partition))
         return kept.made_at if kept is not None else 0
 
-    # --- changes of versions ------------------------------------------------------------------
-
-    def _observed(self, event: SourceChanged | Observed, recorded: Recorded) -> None:
-        state = self.states.get(event.asset)
-        i = self._row_for(state, event.partition) if state is not None else None
-        if state is None or i is None:
-            self._keep_unseen(event, recorded)
-            return
-        there = i < state.n and state.there[i]
-        if not event.data_version:
-            if there:
-                self._withdraw(state, i, recorded)
-            return
-        found = version_hash(event.asset, event.partition, event.data_version)
-        if there and state.hash[i] == found:
-            state.made(i, recorded.position)
-            self._feed(state, i, recorded)
-            return
-        wave = self.wave_of(recorded)
-        if i >= state.n or not state.exists[i]:
-            self.open(state, i, wave)
-        mark = wave if there else min(wave, state.owed[i])
-        state.made(i, recorded.position)
-        state.set_version(i, found, recorded.position)
-        self.touch(state, i)
-        # Marks touch; what they do not reach, because nothing is owed, need not be looked at.
-        self.mark_below(state, i, mark)
-        if state.is_source and state.calendar is not None:
-            pass_watermark(self, state, i, wave)
-
-    def _feed(self, state: AssetState, i: int, recorded: Recorded) -> None:
-        """An equal version stops here; but who reads changes has one more to read."""
-        for link in state.feeds:
-            for k in link.readers(i):
-                self.mark(link.down, k, self.wave_of(recorded))
-
-    def _row_for(self, state: AssetState, key: PartitionKey) -> int | None:
-        """The row of something that was seen; None if the definition does not let it in."""
-        i = state.number(key)
-        if i is not None and is_too_far(state.space, i, self.marks.now[1]):
-            return None
-        if i is None and state.adds_keys and state.grows and state.windows is None:
-            return state.number(key, add=True)
-        return i
-
-    def _keep_unseen(self, event: SourceChanged | Observed, recorded: Recorded) -> None:
-        """A version of what no definition admits now: a later definition will ask."""
-        key = AssetPartition(event.asset, event.partition)
-        if event.data_version:
-            found = version_hash(event.asset, event.partition, event.data_version)
-            self.attic[key] = Keepsake(found, recorded.position)
-        else:
-            self.attic.pop(key, None)
-
-    def _withdraw(self, state: AssetState, i: int, recorded: Recorded) -> None:
-        """A value is gone, and with it a partition that only it brought into being."""
-        wave = self.wave_of(recorded)
-        state.forget_version(i)
-        state.made(i, recorded.position)
-        state.note_change(i, recorded.position)
-        self.touch(state, i)
-        self.mark_below(state, i, wave)
-        if not state.is_source:
-            self.mark(state, i, min(wave, upstream_owed(state, i)))
-        elif not belongs(state, i):
-            self.remove(state, i, wave)
+    # --- results ----------------------------------------------------------------------------------
 
     def _materialized(self, event: Materialized, recorded: Recorded) -> None:
         name = AssetPartition(event.asset, event.partition)
@@ -178,9 +114,9 @@ class Staleness(Debts):
         first = not state.there[i]
         changed = first or state.hash[i] != found
         state.consumed[i] = live.pinned
-        rest = self._absorb(state, i, event)
         state.code[i] = state.code_number(event.code_version)
         state.started_at[i] = event.run
+        rest = self._absorb(state, i, event)
         state.made(i, recorded.position)
         state.failures.pop(i, None)
         state.forced.take(i, event.run)
@@ -204,15 +140,13 @@ class Staleness(Debts):
         """Note up to where a run has read changes. What it left is owed on: the position of the
         first of that, NOTHING if there is none.
         """
-        state.absorbed.pop(i, None)
-        found = event.absorbed
-        if state.live[i].void:
-            state.absorbed[i] = 0
+        feeds, found = state.live[i].feeds, event.absorbed
+        if not feeds:
             return NOTHING
         if found is None or not found.rest:
+            absorb(state, i, feeds, event.run, event.run)
             return NOTHING
-        state.absorbed[i] = found.until
-        state.consumed[i] ^= 1  # equal to nothing: there is more to read
+        absorb(state, i, feeds, event.run, found.until)
         self.marks.known[found.rest] = found.rest_us
         return found.rest
 
@@ -229,6 +163,8 @@ class Staleness(Debts):
                 recorded.position, state.owed[i], fingerprint(state, i), target.code_version
             )
             state.live[i] = live
+            if state.spec.reads_changes:
+                live.feeds = feeds_of(state, i)
             self._set_next(live, upstream_owed(state, i))
             self.touch(state, i)
             if not state.there[i]:
@@ -314,9 +250,7 @@ class Staleness(Debts):
     def _invalidated(self, event: Invalidated, recorded: Recorded) -> None:
         for state, i in self._targets(event.targets, recorded, force=True):
             if state.spec.reads_changes:
-                state.absorbed[i] = 0  # what was wrong may be in any of them: it reads all again
-                if i in state.live:
-                    state.live[i].void = True
+                read_again(state, i)  # what was wrong may be in any of them
 
     def _targets(
         self, targets: Iterable[AssetPartition], recorded: Recorded, *, force: bool

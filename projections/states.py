@@ -98,6 +98,10 @@ class AssetState(Columns):
     def key(self, i: int) -> AssetPartition:
         return AssetPartition(self.spec.key, self.space.key(i))
 
+    def hear(self, i: int) -> None:
+        """What was heard of a partition before it had this row is told of the row."""
+        self.made_at[i] = self.heard.pop(self.space.key(i), self.made_at[i])
+
     # --- debts ----------------------------------------------------------------------------------
 
     def owe(self, i: int, mark: int) -> None:

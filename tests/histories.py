@@ -9,7 +9,7 @@ import msgspec
 
 from freshet.engine import events as e
 from freshet.engine.keys import AssetPartition
-from freshet.engine.mappings import All, Offset
+from freshet.engine.mappings import All, Last, Offset
 from freshet.engine.origins import cause_of
 from freshet.engine.partitions import Dynamic, Partitions
 from freshet.engine.parts import Absorbed, Target
@@ -27,7 +27,8 @@ from freshet.engine.policies import (
 from freshet.engine.reactor import decide
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.engine.windows import Windows
-from freshet.projections.cells import Cell, absorbed_until, cells_of
+from freshet.projections.cells import Cell, cells_of
+from freshet.projections.feeds import starts_over
 from freshet.projections.view import View
 from tests.shapes import SHAPES, mappings_between, universe
 
@@ -62,6 +63,10 @@ class History:
         self.recorded: list[e.Recorded] = []
         self.now = JANUARY_US - DAY_US
         self.coarse: dict[str, int] = {}
+        self.delivered: dict[tuple[str, str], set[int]] = {}
+        """What each asset partition has read change by change since it last began anew."""
+        self.anew: set[int] = set()
+        """The runs that begin anew."""
         self.specs: list[AssetSpec] = []
         for number in range(size):
             self.specs.append(self._spec(number))
@@ -72,6 +77,11 @@ class History:
         recorded = e.Recorded(self.view.position + 1, self.now, event, cause_of(event))
         self.recorded.append(recorded)
         self.view.apply(recorded)
+        if isinstance(event, e.RunStarted):
+            for target in event.targets:
+                cell = self.view.staleness.cell(target.asset, target.partition)
+                if cell is not None and cell.running and starts_over(cell.home, cell.i):
+                    self.anew.add(recorded.position)
         return recorded
 
     def deploy(self) -> None:
@@ -131,26 +141,33 @@ class History:
         cell = self.view.staleness.cell(target.asset, target.partition)
         if cell is None or not cell.home.spec.reads_changes:
             return None
-        state, since = cell.home, absorbed_until(cell.home, cell.i)
-        read = {
-            (link.dep.asset, link.up.space.key(j))
-            for link in state.up
-            if link.changes
-            for j in (range(link.up.n) if link.whole else link.reads(cell.i))
-            if link.up.space.valid(j)
-        }
+        feeds = cell.home.live[cell.i].feeds
+        since = min((feed.first for feed in feeds), default=0)
         found = [
             recorded
-            for recorded in self.recorded[since : run - 1]
+            for recorded in self.recorded[: run - 1]
             if isinstance(recorded.event, e.SourceChanged | e.Observed)
-            and (recorded.event.asset, recorded.event.partition) in read
+            and any(
+                feed.source == recorded.event.asset
+                and feed.wants(recorded.event.partition, recorded.position)
+                for feed in feeds
+            )
         ]
-        limit = state.spec.max_changes
+        limit = cell.home.spec.max_changes
+        self._deliver(run, (target.asset, target.partition), found[:limit])
         if len(found) <= limit:
             return Absorbed(since, run, len(found))
         rest = found[limit]
         until = found[limit - 1].position
         return Absorbed(since, until, limit, rest.position, rest.recorded_at)
+
+    def _deliver(self, run: int, n: tuple[str, str], changes: list[e.Recorded]) -> None:
+        if run in self.anew:
+            self.delivered[n] = set()
+        had = self.delivered.setdefault(n, set())
+        positions = {recorded.position for recorded in changes}
+        assert not had & positions, (n, had & positions)
+        had |= positions
 
     def fail(self) -> None:
         live = self._live()
@@ -244,6 +261,7 @@ class History:
             mapping = self.rng.choice(mappings_between(up.partitions, shape))
             rule = self.rng.choice(["", "", "", "skip" if self.skips else ""])
             by_change = self.by_change and up.is_source and self.rng.random() < 0.3
+            by_change = by_change and not isinstance(mapping, Last)
             deps.append(
                 Dependency(up.key, mapping, changes=True)
                 if by_change

@@ -9,7 +9,15 @@ from collections.abc import Iterator
 
 from freshet.engine import events as e
 from freshet.engine.graph import Graph
-from freshet.engine.mappings import All, Last
+from freshet.engine.mappings import (
+    All,
+    Dimensions,
+    Identity,
+    Last,
+    PartitionMapping,
+    Table,
+)
+from freshet.engine.partitions import Partitions
 from freshet.engine.parts import Absorbed
 from freshet.engine.policies import (
     AllOf,
@@ -23,11 +31,13 @@ from freshet.engine.policies import (
     is_at_once,
 )
 from freshet.engine.specs import AssetSpec, Dependency
+from freshet.engine.windows import Windows
 from tests.shapes import (
     admits,
     brings,
     does_bring,
     grows,
+    named,
     open_ended,
     reads,
     time_part,
@@ -38,6 +48,15 @@ from tests.shapes import (
 INF = 1 << 62
 Key = tuple[str, str]
 Read = tuple[tuple[Key, str], ...]
+
+
+def asks_by_name(mapping: PartitionMapping, up: Partitions | None, down: Partitions | None) -> bool:
+    """Does a partition say which it reads, even if the upstream does not have them?"""
+    if isinstance(mapping, Dimensions):
+        pairs = [pair for pair in mapping.pairs if pair.up == ""]
+        return any(asks_by_name(p.mapping, up, named(down)[p.down]) for p in pairs)
+    windows = isinstance(up, Windows) and isinstance(down, Windows)
+    return isinstance(mapping, Table) or (isinstance(mapping, Identity) and not windows)
 
 
 def is_eager(policy: Policy) -> bool:
@@ -62,15 +81,18 @@ class Model:
         self.demand: dict[Key, set[int]] = {}
         self.due: dict[Key, set[int]] = {}
         self.changed: dict[Key, int] = {}
-        self.made: dict[Key, int] = {}
-        self.newest: dict[str, int] = {}
-        self.read_until: dict[Key, int] = {}
-        self.void: set[Key] = set()
+        self.said: list[tuple[int, Key]] = []
+        """Position and subject of all that was ever said of versions from outside."""
+        self.was_read: dict[Key, set[int]] = {}
+        """The positions of what it has read change by change."""
+        self.reading: dict[Key, set[int]] = {}
+        """Those of what its live run reads."""
+        self.halfway: set[Key] = set()
         self.started: dict[Key, int] = {}
         self.failed: dict[Key, tuple[tuple[Read, str], int | None]] = {}
         self.runs: dict[int, Key] = {}
         self.wave = (0, -INF)
-        self.attic: dict[Key, tuple[str, Read | None, str, int, int]] = {}
+        self.attic: dict[Key, tuple[str, Read | None, str, int]] = {}
         self.now_us = self.position = 0
         self.seen: dict[str, int] = {}
         self.memo: dict[Key, bool] = {}
@@ -126,7 +148,7 @@ class Model:
         read = []
         for dep, _, cells in self.ups(n):
             if dep.changes:
-                newest = self.newest_change(dep, cells)
+                newest = max(self.heard(n, dep), default=0)
                 read += [((dep.asset, "#"), str(newest))] if newest else []
                 continue
             there = [c for c in cells if c in self.version]
@@ -135,11 +157,30 @@ class Model:
             read += [(c, self.version[c]) for c in there]
         return tuple(sorted(read))
 
-    def newest_change(self, dep: Dependency, cells: list[Key]) -> int:
-        if isinstance(dep.mapping, All):
-            return self.newest.get(dep.asset, 0)
-        cells = self.newest_of(cells) if isinstance(dep.mapping, Last) else cells
-        return max((self.made.get(c, 0) for c in cells), default=0)
+    def fed(self, n: Key, dep: Dependency) -> set[int]:
+        """All that n is ever to read change by change over an edge, by what it says now."""
+        up, down = self.specs[dep.asset].partitions, self.specs[n[0]].partitions
+        said = [(p, k) for p, (a, k) in self.said if a == dep.asset]
+        if isinstance(dep.mapping, All) and up is not None:
+            return {p for p, _ in said}
+        keys = {""} if up is None else set(reads(dep.mapping, up, down, n[1]))
+        by_name = asks_by_name(dep.mapping, up, down)
+        return {p for p, k in said if k in keys and (by_name or admits(up, k))}
+
+    def heard(self, n: Key, dep: Dependency) -> set[int]:
+        """The same without what the source does not let in, unless all of it is read."""
+        up = self.specs[dep.asset].partitions
+        let_in = {p for p, (_, k) in self.said if admits(up, k)}
+        whole = isinstance(dep.mapping, All) and up is not None
+        return self.fed(n, dep) if whole else self.fed(n, dep) & let_in
+
+    def unread(self, n: Key, source: str | None = None) -> set[int]:
+        """What n has heard of, and has not read."""
+        if n[0] not in self.specs:
+            return set()
+        deps = [d for d in self.specs[n[0]].deps if d.changes and source in (None, d.asset)]
+        heard: set[int] = set().union(*(self.heard(n, dep) for dep in deps))
+        return heard - self.was_read.get(n, set())
 
     def gate(self, n: Key) -> str:
         """ "shut", "open", or "gaps" when only what may be missing, or has failed, is."""
@@ -158,15 +199,13 @@ class Model:
                     if standing == "moving" or policy.on_failure == "wait":
                         return "shut"
                     found = "gaps" if policy.on_failure_after_ms else found
-            if self.lacks(dep, wanted):
+            if self.lacks(n, dep, wanted):
                 if dep.missing in ("", "wait"):
                     return "shut"
                 found = "gaps"
         return found
 
-    def lacks(self, dep: Dependency, wanted: list[Key]) -> bool:
-        if dep.changes:
-            return self.newest_change(dep, [c for c in wanted if c in self.cells]) == 0
+    def lacks(self, n: Key, dep: Dependency, wanted: list[Key]) -> bool:
         there = sum(c in self.version for c in wanted)
         shape = self.specs[dep.asset].partitions
         needed = len(wanted)
@@ -174,6 +213,8 @@ class Model:
             needed = 1
         elif isinstance(dep.mapping, All):
             needed = len(universe(shape))
+        if dep.changes:
+            return needed > 0 and not self.heard(n, dep)
         return there < needed
 
     def standing(self, n: Key) -> str:
@@ -195,7 +236,7 @@ class Model:
         wall = self.is_wall(n[0])
         floor = max(self.demand[n]) if wall and self.demand.get(n) else self.owed[n]
         for dep, wanted, cells in self.ups(n):
-            absent = dep.missing in ("", "wait") and gate == "shut" and self.lacks(dep, wanted)
+            absent = dep.missing in ("", "wait") and gate == "shut" and self.lacks(n, dep, wanted)
             if absent and self.is_wall(dep.asset):
                 return "stuck"
             if self.is_wall(dep.asset):
@@ -250,15 +291,13 @@ class Model:
                 return False
         if policy.condition is not None and not self.holds(n, policy.condition):
             return False
-        return not isinstance(policy, OnMissing) or n not in self.version
+        if n in self.version and isinstance(policy, OnMissing):
+            return n in self.halfway
+        return True
 
     def holds(self, n: Key, condition: AnyCondition) -> bool:
         if isinstance(condition, Changed):
-            return any(
-                self.newest_change(dep, cells) > self.read_until.get(n, 0)
-                for dep, _, cells in self.ups(n)
-                if dep.changes and dep.asset == condition.asset
-            ) or any(
+            return bool(self.unread(n, condition.asset)) or any(
                 self.changed.get(c, 0) > self.started.get(n, 0)
                 for dep, _, cells in self.ups(n)
                 if dep.asset == condition.asset and not dep.changes
@@ -275,8 +314,8 @@ class Model:
     def must_run(self, n: Key) -> bool:
         return (
             n not in self.version or n not in self.consumed or bool(self.forced.get(n))
-            or self.code[n] != self.specs[n[0]].code_version or self.consumed[n] !=
-            self.fingerprint(n)
+            or bool(self.unread(n)) or self.code[n] != self.specs[n[0]].code_version
+            or self.consumed[n] != self.fingerprint(n)
         )  # fmt: skip
 
     def startable(self) -> tuple[set[Key], set[Key]]:
@@ -354,8 +393,10 @@ class Model:
                     self.consumed.get(gone),
                     self.code.get(gone, ""),
                     w,
-                    self.made.get(gone, 0),
                 )
+            else:
+                self.was_read.pop(gone, None)
+                self.halfway.discard(gone)
             for table in (
                 self.version,
                 self.owed,
@@ -365,7 +406,6 @@ class Model:
                 self.due,
                 self.failed,
                 self.changed,
-                self.made,
             ):
                 table.pop(gone, None)
             self.explicit.discard(gone)
@@ -373,8 +413,7 @@ class Model:
         self.cells = now
         went: dict[Key, int] = {}
         for n in (now - before) & set(self.attic):
-            self.version[n], consumed, self.code[n], went[n], self.made[n] = self.attic.pop(n)
-            self.newest[n[0]] = max(self.newest.get(n[0], 0), self.made[n])
+            self.version[n], consumed, self.code[n], went[n] = self.attic.pop(n)
             self.changed[n] = self.position
             if consumed is not None:
                 self.consumed[n] = consumed
@@ -436,12 +475,16 @@ class Model:
                 e.SourceChanged(asset=a, partition=k, data_version=v)
                 | e.Observed(asset=a, partition=k, data_version=v)
             ):
+                self.said.append((p, (a, k)))
+                self.attic.pop((a, k), None) if not v else None
                 if a not in self.specs or not admits(self.specs[a].partitions, k):
-                    self.attic.pop((a, k), None)
                     if v:
-                        self.attic[a, k] = (v, None, "", INF, p)
+                        self.attic[a, k] = (v, None, "", INF)
+                    self.one_more((a, k), recorded)
                 elif v or (a, k) in self.version:
                     self.state_version((a, k), v, recorded)
+                else:
+                    self.one_more((a, k), recorded)
             case e.GraphDeployed():
                 self.now_us = max(self.now_us, recorded.recorded_at)
                 self.deploy(p, event)
@@ -454,6 +497,9 @@ class Model:
                     self.runs[p], self.next[n] = n, self.up_eff(n)
                     self.running[n] = self.owed.get(n, INF)
                     self.pinned[n] = (self.fingerprint(n), target.code_version)
+                    deps = [dep for dep in self.specs[n[0]].deps if dep.changes]
+                    fed: set[int] = set().union(*(self.fed(n, dep) for dep in deps))
+                    self.reading[n] = fed - self.was_read.get(n, set())
             case e.Materialized(run=run, data_version=v) if run in self.runs:
                 self.finish(recorded, run, self.runs.pop(run), v, event.absorbed)
             case e.RunFailed(run=run) | e.RunCancelled(run=run) | e.RunAbandoned(run=run) if (
@@ -480,8 +526,8 @@ class Model:
                         self.failed.pop(n, None)
                         self.forced.setdefault(n, set()).add(p)
                         if isinstance(event, e.Invalidated) and self.specs[n[0]].reads_changes:
-                            self.read_until[n] = 0
-                            self.void |= {n} & set(self.running)
+                            self.read_again(n)
+                            self.reading[n] = set()
                         if isinstance(event, e.Demanded):
                             self.demand.setdefault(n, set()).add(p)
                         self.mark(n, min(p, self.up_eff(n)))
@@ -519,15 +565,23 @@ class Model:
         return self.wave[0]
 
     def state_version(self, n: Key, v: str, recorded: e.Recorded) -> None:
-        equal = v == self.version.get(n)
-        self.newest[n[0]] = recorded.position
-        self.made[n] = recorded.position
-        if not equal:
-            self.change(n, v or None, self.wave_of(recorded))
+        if v == self.version.get(n):
+            self.one_more(n, recorded)
             return
-        for d in self.downs(n):  # no news, but one more change to read
-            if any(dep.changes and n in cells for dep, _, cells in self.ups(d)):
+        if not v and self.specs[n[0]].reads_changes:
+            self.read_again(n)
+        self.change(n, v or None, self.wave_of(recorded))
+
+    def one_more(self, n: Key, recorded: e.Recorded) -> None:
+        """No news for who reads the state, but one more change to read."""
+        for d in list(self.cells):
+            deps = self.specs[d[0]].deps if d[0] in self.specs else ()
+            if any(dep.changes and recorded.position in self.heard(d, dep) for dep in deps):
                 self.mark(d, self.wave_of(recorded))
+
+    def read_again(self, n: Key) -> None:
+        self.was_read[n] = set()
+        self.halfway.discard(n)
 
     def change(self, n: Key, v: str | None, w: int) -> None:
         below = self.downs(n)
@@ -550,7 +604,7 @@ class Model:
 
     def end(self, n: Key, owed: int) -> None:
         paid = self.running.pop(n)
-        self.void.discard(n)
+        self.reading.pop(n, None)
         self.owed[n] = owed
         if owed < paid and n in self.cells and not self.is_wall(n[0]):
             for d in self.downs(n):
@@ -560,18 +614,17 @@ class Model:
         self, recorded: e.Recorded, run: int, n: Key, v: str, absorbed: Absorbed | None
     ) -> None:
         paid = self.running[n]
-        rest = absorbed.rest if absorbed is not None and absorbed.rest else INF
-        rest = INF if n in self.void else rest
+        reading = self.reading.get(n, set())
+        rest = absorbed.rest if reading and absorbed is not None and absorbed.rest else INF
         until = absorbed.until if absorbed is not None and rest < INF else run
-        self.read_until[n] = 0 if n in self.void else until
         self.end(n, min(self.next[n], rest))
         if n not in self.cells:
             return
+        self.was_read.setdefault(n, set()).update(p for p in reading if p <= until)
+        self.halfway.discard(n)
+        self.halfway |= {n} if rest < INF else set()
         changed, first = self.version.get(n) != v, n not in self.version
         self.consumed[n], self.code[n] = self.pinned[n]
-        if rest < INF:
-            self.consumed[n] += ((("", "there is more to read"), ""),)
-        self.made[n] = recorded.position
         self.version[n] = v
         self.started[n] = run
         if changed:
@@ -595,7 +648,6 @@ class Model:
             dict(Graph.build(event.assets).specs.items()),
         )
         self.cache = {}
-        self.newest = {a: p for a, p in self.newest.items() if a in self.specs}
         kept = [n for n in [*self.version, *self.attic] if n[0] in self.specs]
         for n in kept:
             if self.specs[n[0]].is_source and admits(self.specs[n[0]].partitions, n[1]):
@@ -608,7 +660,10 @@ class Model:
         for asset, spec in self.specs.items():
             for n in sorted(c for c in self.cells if c[0] == asset and not spec.is_source):
                 w = self.up_eff(n)
-                self.mark(n, min(p, w) if part(old.get(asset)) != part(spec) else w)
+                news = part(old.get(asset)) != part(spec) or bool(
+                    self.unread(n) - self.reading.get(n, set())
+                )
+                self.mark(n, min(p, w) if news else w)
         if any(a in old and old[a].policy != s.policy for a, s in self.specs.items()):
             for asset, spec in self.specs.items():
                 for n in sorted(c for c in self.cells if c[0] == asset):

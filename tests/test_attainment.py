@@ -366,7 +366,7 @@ def second_opinion(
 def awaits(model: Model, n: tuple[str, str]) -> bool:
     """Does it wait for something that nobody can build?"""
     for dep, wanted, cells in model.ups(n):
-        if dep.missing in ("", "wait") and model.lacks(dep, wanted):
+        if dep.missing in ("", "wait") and model.lacks(n, dep, wanted):
             absent = [c for c in cells if c not in model.version]
             if model.is_wall(dep.asset) or not absent or any(awaits(model, c) for c in absent):
                 return True

@@ -1087,7 +1087,7 @@ class Oracle:
         gone: set[Found] = set()
         above: set[Key] = set()
         for dep, wanted, cells in model.ups(n):
-            lacks = dep.missing in ("", "wait") and model.lacks(dep, wanted)
+            lacks = dep.missing in ("", "wait") and model.lacks(n, dep, wanted)
             shape = model.specs[dep.asset].partitions
             if isinstance(dep.mapping, All) and not open_ended(dep.mapping, shape):
                 wanted = [(dep.asset, key) for key in universe(shape)]
@@ -1119,7 +1119,6 @@ class Oracle:
         return standing == "moving"
 
 
-# FAILS until bug 6 of the report of 2026-11-21 is fixed; then drop this line.
 def test_the_blocker_is_the_nearest_that_a_plain_search_finds() -> None:  # D24
     """On 1,000 random states: kind, place, hops and event, for every partition that owes."""
     looked_at = 0

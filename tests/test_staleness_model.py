@@ -3,13 +3,15 @@
 import random
 from collections import Counter
 
+import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from freshet.engine import events as e
 from freshet.engine.reactor import decide
-from freshet.projections.cells import Cell, downstream, fingerprint, newest_change, version_hash
+from freshet.projections.cells import Cell, downstream, fingerprint, version_hash
 from freshet.projections.cells import cells_of as rows_of
+from freshet.projections.feeds import feeds_of
 from freshet.projections.marks import BULK, LIVE, NOTHING
 from freshet.projections.staleness import Staleness
 from freshet.projections.view import View
@@ -171,20 +173,18 @@ def test_each_change_is_read_by_exactly_one_run(seed: int, size: int, steps: int
     for _ in range(steps):
         history.step()
     finish_everything(history)
-    until: dict[tuple[str, str], int] = {}
-    for recorded in history.recorded:
-        event = recorded.event
-        if isinstance(event, e.Materialized):
-            n = event.asset, event.partition
-            if event.absorbed is not None:
-                since = event.absorbed.since
-                assert since in (until.get(n, 0), 0), n  # 0: it starts over
-                assert since < event.absorbed.until < (event.absorbed.rest or 1 << 62)
-            until[n] = event.absorbed.until if event.absorbed is not None else event.run
     for n, cell in cells_of(history.view.staleness).items():
-        if cell.owed == NOTHING and cell.home.spec.reads_changes:
-            newest = max(newest_change(link, cell.i) for link in cell.home.up if link.changes)
-            assert until[n] >= newest, n
+        if cell.owed < NOTHING or not cell.home.spec.reads_changes:
+            continue
+        for feed in feeds_of(cell.home, cell.i):
+            space = history.view.staleness.states[feed.source].space
+            everything = msgspec.structs.replace(feed, since=0, apart={})
+            for recorded in history.recorded:
+                event = recorded.event
+                if isinstance(event, e.SourceChanged) and event.asset == feed.source:
+                    known = feed.partitions is None or space.ordinal(event.partition) is not None
+                    if known and everything.wants(event.partition, recorded.position):
+                        assert recorded.position in history.delivered[n], (n, recorded)
 
 
 @settings(max_examples=100, deadline=None)
