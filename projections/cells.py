@@ -187,7 +187,12 @@ def fingerprint(state: AssetState, i: int) -> int:
 
 def wanted(state: AssetState, i: int) -> bool:
     """Does anything ask for this row now: its policy, a policy downstream, or a person?"""
-    if state.is_eager or i in state.due or i in state.demand:
+    return i in state.due or i in state.demand or wants_itself(state, i)
+
+
+def wants_itself(state: AssetState, i: int) -> bool:
+    """Does its own policy ask for this row now, if that needs no clock for it?"""
+    if state.is_eager:
         return True
     if state.is_wall or not state.at_once or not concerns(state, i):
         return False

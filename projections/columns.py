@@ -8,9 +8,7 @@ row.
 from array import array
 from collections.abc import Sequence
 
-from freshet.engine.keys import PartitionKey
 from freshet.projections.marks import NOTHING, Failure, Live, Wishes
-from freshet.projections.progress import Progress
 from freshet.projections.sums import MASK, PrefixSums
 
 GROWTH = 8
@@ -67,8 +65,6 @@ class Columns:
         """
         self.newest_row = -1
         """The row of that event; -1 where it is not known any more."""
-        self.heard: dict[PartitionKey, int] = {}
-        """Of a source: the position of the newest change of each partition that has no row."""
         self.codes: list[str] = []
         self.live: dict[int, Live] = {}
         self.failures: dict[int, Failure] = {}
@@ -78,12 +74,6 @@ class Columns:
         """Demands by people."""
         self.due = Wishes()
         """Demands by policies, its own or of what is downstream, and by demands downstream."""
-        self.absorbed: dict[int, Progress] = {}
-        """Up to where a row has read change by change, where that is not: all it reads now, up to
-        the run that made it (`started_at`).
-        """
-        self.halfway: set[int] = set()
-        """Rows whose last run left changes for the next, because they were many."""
         self.explicit: set[int] = set()
         """Brought into being by name: stay when upstreams go."""
         self.cut_debt: array[int] | None = None

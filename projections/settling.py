@@ -18,6 +18,7 @@ from freshet.projections.cells import (
     standstill,
     upstream_owed,
     wanted,
+    wants_itself,
 )
 from freshet.projections.ledger import Ledger
 from freshet.projections.marks import BULK, FRESH, LIVE, MISSING, MOVING, NOTHING, STALE, WAITING
@@ -130,8 +131,15 @@ class Settling(Ledger):
             self.timed.set(Cell(state, i), at)
         else:
             self._unlist_timed(state, i)
-            state.set_ready(i, BULK if state.owed[i] in self.bulk else LIVE)
+            state.set_ready(i, BULK if self._is_bulk(state, i) else LIVE)
             self.ready.setdefault(state)
+
+    def _is_bulk(self, state: AssetState, i: int) -> bool:
+        """Does it owe nothing but what a backfill asks for, or does nobody else ask for it?"""
+        if not self.bulk or state.owed[i] in self.bulk:
+            return bool(self.bulk)
+        wishes = (*state.demand.get(i, ()), *state.due.get(i, ()))
+        return all(at in self.bulk for at in wishes) and not wants_itself(state, i)
 
     def unlist(self, state: AssetState, i: int) -> None:
         """The row is not ready now."""

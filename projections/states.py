@@ -23,6 +23,7 @@ from freshet.projections.marks import (
     WAITING,
     Marks,
 )
+from freshet.projections.progress import Progress
 
 
 class AssetState(Columns):
@@ -37,6 +38,14 @@ class AssetState(Columns):
         self.down: list[Link] = []
         self.feeds: list[Link] = []
         """The edges over which it is read change by change."""
+        self.heard: dict[PartitionKey, int] = {}
+        """Of a source: the position of the newest change of each partition that has no row."""
+        self.absorbed: dict[int, Progress] = {}
+        """Up to where a row has read change by change, where that is not: all it reads now, up to
+        the run that made it (`started_at`).
+        """
+        self.halfway: set[int] = set()
+        """Rows whose last run left changes for the next, because they were many."""
         self.followed = False
         """Are changes of its debts noted in `marks.moved`?"""
         self.tells = False

@@ -10,6 +10,7 @@ import pytest
 import freshet as fr
 from freshet.engine.events import (
     AnyEvent,
+    Demanded,
     GraphDeployed,
     Invalidated,
     Materialized,
@@ -26,6 +27,7 @@ from freshet.engine.keys import AssetPartition
 from freshet.engine.parts import Absorbed, Target
 from freshet.engine.policies import Eager
 from freshet.engine.resolution import resolve
+from freshet.projections.marks import BULK, LIVE
 from freshet.projections.view import View
 from tests.engine import Engine, engine
 
@@ -384,6 +386,27 @@ def test_what_a_batch_leaves_is_owed_since_it_was_recorded() -> None:
     cell = view.staleness.cell("totals", "")
     assert cell is not None
     assert (cell.owed, view.staleness.marks.time_of(cell.owed)) == (3, 20_000_000)
+
+
+@pytest.mark.parametrize("policy", [fr.manual(), fr.cron("0 0 1 1 *")], ids=["manual", "cron"])
+async def test_what_only_a_backfill_asks_for_takes_its_share_alone(policy: fr.Policy) -> None:
+    """However long it owes already: and also what a run leaves of many changes."""
+    source = fr.source("o")
+
+    @fr.asset(deps=[source], freshness=policy, max_changes=1)
+    def read(changes: fr.Changes) -> int:
+        return len(changes)
+
+    async with engine(source, read, slots=8) as under_test:
+        await under_test.say(*(SourceChanged("o", "", f"{n}") for n in range(3)))
+        staleness = under_test.view.staleness
+        kinds = []
+        await under_test.say(Demanded((AssetPartition("read"),), bulk=True, force=False))
+        while under_test.status("read").state != "fresh":
+            kinds.append(staleness.states["read"].ready[0])
+            await anyio.sleep(0)
+    assert BULK in kinds
+    assert LIVE not in kinds
 
 
 # --- parameters -----------------------------------------------------------------------------------
