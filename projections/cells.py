@@ -375,7 +375,7 @@ def must_run(state: AssetState, i: int) -> bool:
     """
     if not state.there[i] or i in state.forced:
         return True
-    if state.spec.reads_changes and reads_anew(state, i):
+    if state.reads_changes and reads_anew(state, i):
         return True
     number = state.code[i]
     return (

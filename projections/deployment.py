@@ -222,7 +222,7 @@ def _redefine(debts: Debts, state: AssetState, position: int, changed: bool) -> 
     for i in rows_of(state):
         if not state.is_source:
             above = upstream_owed(state, i)
-            news = changed or (state.spec.reads_changes and leaves_some(state, i))
+            news = changed or (state.reads_changes and leaves_some(state, i))
             debts.mark(state, i, min(position, above) if news else above)
         debts.touch(state, i)
 

@@ -94,7 +94,7 @@ class Sightings(Debts):
         self.touch(state, i)
         self.mark_below(state, i, wave)
         if not state.is_source:
-            if state.spec.reads_changes:
+            if state.reads_changes:
                 state.absorbed[i] = {}  # what it was made of by change has to be read again
                 state.halfway.discard(i)
             self.mark(state, i, min(wave, upstream_owed(state, i)))

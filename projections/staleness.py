@@ -163,7 +163,7 @@ class Staleness(Sightings):
                 recorded.position, state.owed[i], fingerprint(state, i), target.code_version
             )
             state.live[i] = live
-            if state.spec.reads_changes:
+            if state.reads_changes:
                 live.feeds = feeds_of(state, i)
             self._set_next(live, upstream_owed(state, i))
             self.touch(state, i)
@@ -249,7 +249,7 @@ class Staleness(Sightings):
 
     def _invalidated(self, event: Invalidated, recorded: Recorded) -> None:
         for state, i in self._targets(event.targets, recorded, force=True):
-            if state.spec.reads_changes:
+            if state.reads_changes:
                 read_again(state, i)  # what was wrong may be in any of them
 
     def _targets(

@@ -60,6 +60,7 @@ class AssetState(Columns):
         """Take on a (new) definition and its numbering; rows are left to the caller."""
         self.spec = spec
         self.is_source = spec.is_source
+        self.reads_changes = spec.reads_changes
         policy = spec.policy
         self.is_wall = spec.is_source or isinstance(policy, Manual)
         self.at_once = is_at_once(policy)

@@ -90,6 +90,7 @@ async def test_a_source_that_is_added_is_read_from_its_first_change_on() -> None
         await redeploy(under_test, ORDERS, PRICES, reader([ORDERS, PRICES], log))
         await say(under_test, "p@:3")
         assert await value(under_test) == 4  # it goes on with the value it had
+        assert not under_test.view.staleness.states["totals"].absorbed  # nothing to remember
     assert log == ["o@:1", "p@:1", "p@:2", "p@:3"]
 
 
@@ -236,6 +237,28 @@ async def test_a_partition_that_goes_and_comes_back_half_read_is_read_on() -> No
     assert log == ["d@a:1", "d@a:2", "d@a:3"]
 
 
+async def test_a_partition_that_goes_and_comes_back_during_its_run_reads_what_was_added() -> None:
+    """What its run reads is what it was to read when it started."""
+    log: list[str] = []
+    gate = anyio.Event()
+    shape = fr.dynamic(by_arrival=False)
+    one, two = fr.source("d", partitions=shape), fr.source("e", partitions=shape)
+    old = reader([one], log, partitions=shape, gate=gate)
+    async with engine(one, two, old) as under_test:
+        await under_test.say(PartitionsAdded("d", ("a",)), PartitionsAdded("e", ("a",)))
+        await under_test.say(SourceChanged("d", "a", "1"), SourceChanged("e", "a", "1"))
+        while not under_test.view.runs.live:
+            await anyio.sleep(0)
+        await under_test.say(PartitionsRemoved("d", ("a",)))
+        new = reader([one, two], log, partitions=fr.static(["a"]), gate=gate)
+        under_test.graph, assets = resolve([one, two, new], Eager())
+        under_test.loop._assets = under_test.loop.runner._assets = assets
+        await under_test.deploy()
+        gate.set()
+        await under_test.quiet()
+    assert log == ["d@a:1", "e@a:1"]
+
+
 # --- withdrawals ----------------------------------------------------------------------------------
 
 
@@ -377,9 +400,10 @@ def test_what_a_batch_leaves_is_owed_since_it_was_recorded() -> None:
         (0, GraphDeployed(graph.digest, tuple(graph.specs.values()))),
         (10, SourceChanged("o", "", "1")),
         (20, SourceChanged("o", "", "2")),
+        (30, SourceChanged("o", "", "3")),
         (60, RunStarted((Target("totals"),))),
-        (70, Materialized("totals", "", 4, "v", absorbed=Absorbed(0, 2, 1, 3, 20_000_000))),
-        (70, RunSucceeded(4)),
+        (70, Materialized("totals", "", 5, "v", absorbed=Absorbed(0, 2, 1, 3, 20_000_000))),
+        (70, RunSucceeded(5)),
     ]
     for position, (seconds, event) in enumerate(facts, 1):
         view.apply(Recorded(position, seconds * 1_000_000, event))
