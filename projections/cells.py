@@ -179,7 +179,8 @@ def fingerprint(state: AssetState, i: int) -> int:
     total = 0
     for link in state.up:
         if link.changes:
-            total += version_hash(link.dep.asset, "", str(newest_change(link, i)))
+            newest = newest_change(link, i)
+            total += version_hash(link.dep.asset, "", str(newest)) if newest else 0
             continue
         total += link.up.total if link.whole else link.up.sum_of(link.reads(i))
     return total & MASK

@@ -101,6 +101,7 @@ def finish_everything(history: History) -> None:
 
 
 @settings(max_examples=1000, deadline=None)
+@example(seed=3923285, size=2, steps=37)  # a source read by change, of which there was none
 @example(seed=102633, size=5, steps=60)  # all of an asset that has no partition any more
 @example(seed=102732, size=5, steps=60)  # an older wish asked again by a deployment
 @given(seed=seeds, size=sizes, steps=st.integers(1, 60))
