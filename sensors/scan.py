@@ -2,9 +2,11 @@
 
 import os
 import stat
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import islice
+from operator import attrgetter
 from time import monotonic
 from typing import Final, Literal, NamedTuple
 
@@ -22,6 +24,11 @@ batches are full when everything is new.
 
 CLOCK_ENTRIES = 64
 """Names between two looks at the clock."""
+
+SORTED_ENTRIES = 10_000
+"""Names listed at once, in some 10 ms, to be taken in order: what lies together in the stream's
+indexes is then recorded together, which costs a third of what it does in the order of a disk.
+"""
 
 DEEPER: Final = "deeper"
 
@@ -128,16 +135,15 @@ class Scan:
             above = (*above, (here.st_dev, here.st_ino))
         entry_of = self._entry_as_folder if self.place.pattern.folder else self._entry_as_file
         prefix = self.place.item(below)
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if self._is_unchanged(entry, prefix):
-                    yield None
-                    continue
-                step = entry_of(entry, below, level)
-                if step == DEEPER:
-                    yield from self._deeper(below + entry.name + "/", level + 1, above)
-                else:
-                    yield step
+        for entry in _listed(folder):
+            if self._is_unchanged(entry, prefix):
+                yield None
+                continue
+            step = entry_of(entry, below, level)
+            if step == DEEPER:
+                yield from self._deeper(below + entry.name + "/", level + 1, above)
+            else:
+                yield step
 
     def _deeper(self, below: str, level: int, above: tuple[Ident, ...]) -> Steps:
         try:
@@ -266,6 +272,13 @@ class Scan:
         self._seen.add(item)
         same = reason_of(self._known.files.get(item)) == problem
         return None if same else Difference(item, problem)
+
+
+def _listed(folder: str) -> Iterator["os.DirEntry[str]"]:
+    """What lies in a folder, in the order of names as far as it is listed at once."""
+    with os.scandir(folder) as entries:
+        while some := sorted(islice(entries, SORTED_ENTRIES), key=attrgetter("name")):
+            yield from some
 
 
 def _look(stat_of: Stat) -> Seen | str | None:

@@ -131,6 +131,18 @@ async def test_thousands_at_once_come_in_bounded_batches_each_once(landing: Path
         assert seen == {f"k{n}": version(str(n)) for n in range(2000)}
 
 
+async def test_a_scan_takes_files_in_the_order_of_their_names(landing: Path) -> None:
+    """However the file system lists them: neighbours are recorded together, over all batches."""
+    many = fr.source("many", partitions=fr.dynamic())
+    count = 3 * MAX_BATCH_CHANGES
+    for number in range(count):
+        (landing / f"k{number * 7919 % count:04}.csv").touch()
+    reader = Reader(fr.files(f"{landing}/{{partition}}.csv", source=many))
+    async with aclosing(reader._batches):
+        changes = await reader.changes(count)
+    assert [change.partition for change in changes] == [f"k{n:04}" for n in range(count)]
+
+
 async def test_a_half_written_file_counts_once_it_is_closed(landing: Path) -> None:
     """While a writer has it open nothing is reported; afterwards one change
     with the whole content.
