@@ -192,13 +192,16 @@ class Scan:
             return None
         if self._rules.passes_over(entry.name):
             return None
-        return self._file(entry.stat, below + entry.name)
+        return self._file(entry.stat, below + entry.name, is_file=_is_file(entry))
 
-    def _file(self, stat_of: Stat, relative: str) -> Difference | None:
+    def _file(self, stat_of: Stat, relative: str, *, is_file: bool = False) -> Difference | None:
+        """Does it differ from what is known? `is_file`: that much is certain, so that a new one
+        need not be looked at before its turn.
+        """
         item = self.place.item(relative)
         known = self._known.files.get(item)
         if known is None:
-            return self._new_file(stat_of, item, relative)
+            return self._new_file(None if is_file else stat_of, item, relative)
         seen = _look(stat_of)
         if seen is None:
             return None  # not there: it is found among those not seen
@@ -207,10 +210,12 @@ class Scan:
             return Difference(item) if reason_of(known) != seen else None
         return _difference(item, known, seen)
 
-    def _new_file(self, stat_of: Stat, item: str, relative: str) -> Difference | None:
+    def _new_file(self, stat_of: Stat | None, item: str, relative: str) -> Difference | None:
         partition = self.place.claim(relative)
-        seen = None if partition is None else _look(stat_of)
-        if partition is None or seen is None:
+        if partition is None:
+            return None
+        seen = _look(stat_of) if stat_of is not None else None
+        if stat_of is not None and seen is None:
             return None
         item, problem = self._problem(item, partition)
         if isinstance(seen, str):
@@ -296,6 +301,13 @@ def _difference(item: str, known: str | None, seen: AnySeen) -> Difference | Non
             return None
         return Difference(item, entry=adopted(known, seen) or "")
     return Difference(item)
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
