@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from freshet.engine.keys import PartitionKey, partition_key_problem
-from freshet.engine.partitions import describe
+from freshet.engine.partitions import Dynamic, describe
 from freshet.engine.spaces import Space, contains, is_too_far, space_of
 from freshet.engine.specs import AssetSpec
 
@@ -28,6 +28,8 @@ class Admission:
         problem = partition_key_problem(partition) if self._partitioned else None
         if problem is not None:
             return problem
+        if isinstance(self._shape, Dynamic):
+            return ""  # it takes whatever can be a key
         if not contains(self._shape, partition):
             return f"'{partition}' is no partition: {describe(self._shape)}"
         i = self._space.ordinal(partition)
