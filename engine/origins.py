@@ -63,6 +63,8 @@ def cause_of(event: AnyEvent | Unknown) -> int | None:
     the pause that is over.
     """
     match event:
+        case SourceChanged() | CursorMoved():
+            return None  # first, because there are so many
         case RunStarted(targets=targets):
             return min((target.owed for target in targets), default=0) or None
         case (
