@@ -164,15 +164,13 @@ def _add_rows(append: Append, placed: list[Recorded], previous: bytes, rows: lis
 
 
 def _move_cursors(db: sqlite3.Connection, recorded: list[Recorded]) -> None:
-    moved: dict[tuple[str, str], str | None] = {}
+    moved: dict[str, dict[str, str | None]] = {}
     for item in recorded:
         if isinstance(item.event, CursorMoved):
-            moved.update(
-                ((item.event.sensor, place), value) for place, value in item.event.items.items()
-            )
-    kept = [(*place, value) for place, value in moved.items() if value is not None]
-    gone = [place for place, value in moved.items() if value is None]
-    if moved:
+            moved.setdefault(item.event.sensor, {}).update(item.event.items)
+    for sensor, moves in moved.items():
+        kept = [(sensor, place, value) for place, value in moves.items() if value is not None]
+        gone = [(sensor, place) for place, value in moves.items() if value is None]
         db.executemany("INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)", kept)
         db.executemany("DELETE FROM cursors WHERE sensor = ? AND item = ?", gone)
 
