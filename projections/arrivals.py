@@ -59,6 +59,8 @@ class Arrivals:
         """The rows with a promise that were never built and are to be looked at after this event:
         they may begin, or cease, to wait.
         """
+        if not self._promised:
+            return []
         event = recorded.event
         if isinstance(event, RESHAPING):
             for key in self._versions:
