@@ -1,8 +1,10 @@
 """Reasons as values: why a cell is stale, what it waits for, and which inputs it has not seen."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from heapq import nlargest
 from itertools import chain, islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -150,8 +152,8 @@ def changed_inputs(cell: Cell) -> tuple[tuple[Cause, ...], int]:
     for link in cell.home.up:
         since = read_until(link, cell.i) if link.changes else cell.started_at
         rows = _changed_rows(link, cell.i, since)
-        count += len(rows)
-        found += [(at, link, j) for at, j in rows[:MAX_CAUSES]]
+        count += rows.total
+        found += [(at, link, j) for at, j in rows.newest]
     found.sort(key=lambda item: -item[0])
     causes = [
         Cause(link.up.spec.key, link.up.space.key(j), at) for at, link, j in found[:MAX_CAUSES]
@@ -159,27 +161,31 @@ def changed_inputs(cell: Cell) -> tuple[tuple[Cause, ...], int]:
     return tuple(causes), count
 
 
-def _changed_rows(link: Link, i: int, since: int) -> list[tuple[int, int]]:
-    """(position, row) of the inputs over one edge that changed after `since`, newest first.
+class _Changed(NamedTuple):
+    """What changed over one edge: (position, row) of the newest, and how many there are."""
+
+    newest: list[tuple[int, int]]
+    total: int
+
+
+def _changed_rows(link: Link, i: int, since: int) -> _Changed:
+    """The inputs over one edge that changed after `since`; at most MAX_CAUSES of them one by one.
 
     Costs the changes since then where the whole asset is read, else the partitions read.
     """
     up = link.up
-    changed_at = up.made_at if link.changes and not link.whole else up.changed_at
-    if link.whole:
-        rows = []
-        n = len(up.log_at) - 1
-        while n >= 0 and up.log_at[n] > since:
-            if changed_at[up.log_row[n]] == up.log_at[n]:
-                rows.append((up.log_at[n], up.log_row[n]))
-            n -= 1
-        newest = (up.newest, up.newest_row)
-        if link.changes and up.newest > since and up.newest_row >= 0 and newest not in rows[:1]:
-            rows.insert(0, newest)  # an equal version, yet one more change
-        return rows
-    rows = [(changed_at[j], j) for j in link.reads(i) if j < up.n and changed_at[j] > since]
-    rows.sort(reverse=True)
-    return rows
+    if not link.whole:
+        changed_at = up.made_at if link.changes else up.changed_at
+        found = [(changed_at[j], j) for j in link.reads(i) if j < up.n and changed_at[j] > since]
+        return _Changed(nlargest(MAX_CAUSES, found), len(found))
+    first = bisect_right(up.log_at, since)
+    log = zip(up.log_at[first:], up.log_row[first:], strict=True)
+    rows = [j for at, j in log if up.changed_at[j] == at]
+    newest = [(up.changed_at[j], j) for j in reversed(rows[-MAX_CAUSES:])]
+    last = (up.newest, up.newest_row)
+    if link.changes and up.newest > since and up.newest_row >= 0 and last not in newest[:1]:
+        return _Changed([last, *newest], len(rows) + 1)  # an equal version, yet one more change
+    return _Changed(newest, len(rows))
 
 
 def reason(cell: Cell) -> str:
