@@ -61,17 +61,18 @@ class Debts(Settling):
         """
         state.exists[i] = 1
         state.existing += 1
+        if not (self.ghosts or self.attic or state.heard):
+            return NOTHING
         name = state.key(i)
-        live = self.ghosts.pop(name, None) if self.ghosts else None
+        live = self.ghosts.pop(name, None)
         if live is not None:
             state.live[i] = live
             state.owe(i, live.paying)
             self._forget_debt(live)
             if live.feeds:
                 state.absorbed[i] = {}  # it reads what it read then, whatever it would read now
-        if state.heard:
-            state.hear(i)
-        kept = self.attic.pop(name, None) if self.attic else None
+        state.hear(i)
+        kept = self.attic.pop(name, None)
         if kept is None:
             return NOTHING
         state.made_at[i] = kept.made_at
