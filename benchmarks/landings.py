@@ -15,11 +15,11 @@ import psutil
 import freshet as fr
 from benchmarks.case import Figure, in_a_folder, percentile
 from freshet.engine.daemon import Daemon, daemon
-from freshet.sensors.entries import Known
 from freshet.sensors.files import RECONCILE_S, FilesSensor, files
-from freshet.sensors.places import places_of
-from freshet.sensors.rules import Rules
-from freshet.sensors.scans import MOST, SHARE, Scans
+from freshet.sensors.landing.entries import Known
+from freshet.sensors.landing.places import places_of
+from freshet.sensors.landing.rules import Rules
+from freshet.sensors.landing.scans import MOST, SHARE, Scans
 
 FILES = 100_000
 LANDINGS = 300

@@ -12,9 +12,9 @@ from freshet.engine.simulated import placed
 from freshet.engine.specs import Plain
 from freshet.engine.stores.landing import files_in
 from freshet.sensors.files import FilesSensor
-from freshet.sensors.look import AnySeen, Digests, Manner, look_at, peek, seen_of_all
-from freshet.sensors.places import Named, Place, Watched, places_of
-from freshet.sensors.rules import Rules
+from freshet.sensors.landing.look import AnySeen, Digests, Manner, look_at, peek, seen_of_all
+from freshet.sensors.landing.places import Named, Place, Watched, places_of
+from freshet.sensors.landing.rules import Rules
 from freshet.sensors.sensor import Sensor
 
 

@@ -14,11 +14,11 @@ from freshet.engine.partitions import Product, describe
 from freshet.engine.specs import AssetSpec
 from freshet.engine.stores.landing import PASSED_OVER
 from freshet.sensors.admission import HasSpec
+from freshet.sensors.landing.places import Target, Watched
+from freshet.sensors.landing.rules import check_rules
+from freshet.sensors.landing.watch import Watch
 from freshet.sensors.pattern import Pattern, parse_pattern
-from freshet.sensors.places import Target, Watched
-from freshet.sensors.rules import check_rules
 from freshet.sensors.sensor import Batch
-from freshet.sensors.watch import Watch
 
 RECONCILE_S = 30.0
 """Time between full scans: hints can be lost without a sign, a scan cannot."""

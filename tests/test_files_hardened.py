@@ -16,10 +16,10 @@ import pytest
 
 import freshet as fr
 from freshet.engine.events import SourceChanged
-from freshet.sensors.drafts import MAX_REJECTED
 from freshet.sensors.files import FilesSensor
+from freshet.sensors.landing.drafts import MAX_REJECTED
+from freshet.sensors.landing.watch import Watch
 from freshet.sensors.sensor import Settlement
-from freshet.sensors.watch import Watch
 from tests.reading import PATIENCE_S, Reader, version
 
 pytestmark = pytest.mark.anyio
@@ -518,7 +518,7 @@ def test_without_hints_scans_find_what_lands(
     """
     in_child(
         """
-from freshet.sensors import hints
+from freshet.sensors.landing import hints
 
 hints.RETRY_S = 0.2
 limit = Path("/proc/sys/user", sys.argv[2])

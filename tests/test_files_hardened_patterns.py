@@ -14,9 +14,9 @@ from freshet.engine.errors import DefinitionError, StoreError
 from freshet.engine.events import SourceChanged
 from freshet.engine.stores.landing import Landed, load_landed, seen_of, still_the_same
 from freshet.sensors.files import FilesSensor
-from freshet.sensors.look import Digests, Manner, look_into
-from freshet.sensors.mounts import kind_of, parse_mounts
-from freshet.sensors.rules import Rules
+from freshet.sensors.landing.look import Digests, Manner, look_into
+from freshet.sensors.landing.mounts import kind_of, parse_mounts
+from freshet.sensors.landing.rules import Rules
 from freshet.sensors.sensor import Settlement
 from tests.reading import Reader, version
 

@@ -17,8 +17,8 @@ import freshet as fr
 from freshet.engine.errors import DefinitionError
 from freshet.engine.events import SourceChanged
 from freshet.sensors.files import FilesSensor
+from freshet.sensors.landing.watch import Watch
 from freshet.sensors.sensor import MAX_BATCH_CHANGES, Batch
-from freshet.sensors.watch import Watch
 from tests.reading import PATIENCE_S, Reader, version
 
 pytestmark = pytest.mark.anyio

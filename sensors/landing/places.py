@@ -9,7 +9,7 @@ import msgspec
 from freshet.engine.keys import PartitionKey
 from freshet.engine.specs import AssetSpec
 from freshet.sensors.admission import Admission
-from freshet.sensors.entries import ASKED
+from freshet.sensors.landing.entries import ASKED
 from freshet.sensors.pattern import Pattern
 
 AS_FILE = "./"

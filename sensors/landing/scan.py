@@ -12,10 +12,10 @@ from typing import Final, Literal, NamedTuple
 
 from freshet.engine.keys import WHOLE, PartitionKey
 from freshet.engine.stores.landing import MAX_DEPTH, NOT_THERE, Seen, files_in, seen_of
-from freshet.sensors.entries import Known, adopted, reason_of, shown
-from freshet.sensors.look import AnySeen, irregular, seen_of_all
-from freshet.sensors.places import Named, Place
-from freshet.sensors.rules import Rules
+from freshet.sensors.landing.entries import Known, adopted, reason_of, shown
+from freshet.sensors.landing.look import AnySeen, irregular, seen_of_all
+from freshet.sensors.landing.places import Named, Place
+from freshet.sensors.landing.rules import Rules
 
 SLICE_S, FULL_S = 0.02, 0.2
 """Longest turn of a scan, after which hints are heeded; and when it has found something, so that

@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 from time import monotonic
 
-from freshet.sensors.entries import DEVICE, Known, state_of
-from freshet.sensors.places import Place
-from freshet.sensors.rules import Rules
-from freshet.sensors.scan import Difference, Scan
+from freshet.sensors.landing.entries import DEVICE, Known, state_of
+from freshet.sensors.landing.places import Place
+from freshet.sensors.landing.rules import Rules
+from freshet.sensors.landing.scan import Difference, Scan
 
 SHARE = 0.002
 """Part of the time that may be spent on scanning what is watched anyway: an idle folder of 100,000

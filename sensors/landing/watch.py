@@ -9,16 +9,16 @@ from time import monotonic
 
 import anyio.to_thread
 
-from freshet.sensors.drafts import Draft
-from freshet.sensors.entries import DEVICE, FOLDER, HINTS, Known, state_of
-from freshet.sensors.hints import Hints
-from freshet.sensors.holders import Holders, claimed
-from freshet.sensors.look import Digests, Looked, Manner, look_at, peek
-from freshet.sensors.pending import Pending
-from freshet.sensors.places import Named, Place, Watched, name_of, places_of
-from freshet.sensors.rules import NAME, Rules
-from freshet.sensors.scan import Difference
-from freshet.sensors.scans import Scans
+from freshet.sensors.landing.drafts import Draft
+from freshet.sensors.landing.entries import DEVICE, FOLDER, HINTS, Known, state_of
+from freshet.sensors.landing.hints import Hints
+from freshet.sensors.landing.holders import Holders, claimed
+from freshet.sensors.landing.look import Digests, Looked, Manner, look_at, peek
+from freshet.sensors.landing.pending import Pending
+from freshet.sensors.landing.places import Named, Place, Watched, name_of, places_of
+from freshet.sensors.landing.rules import NAME, Rules
+from freshet.sensors.landing.scan import Difference
+from freshet.sensors.landing.scans import Scans
 from freshet.sensors.sensor import MAX_BATCH_CHANGES, Batch
 
 SMALL_FILE_BYTES = 1024 * 1024

@@ -19,7 +19,7 @@ from freshet.engine.stores.landing import (
     seen_of,
     stat_version,
 )
-from freshet.sensors.rules import Rules
+from freshet.sensors.landing.rules import Rules
 
 MAX_DIGESTS = 50_000
 """Digests kept of files in folders (about 15 MB), so that a folder that has grown by one file is

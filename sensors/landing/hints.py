@@ -17,7 +17,7 @@ import anyio.to_thread
 import structlog
 from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
-from freshet.sensors.mounts import is_remote
+from freshet.sensors.landing.mounts import is_remote
 
 STEP_MS, IDLE_STEP_MS = 5, 12
 """Quiet time after which hints are handed over: the floor of the latency (watchfiles' default is

@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 
 from freshet.engine.keys import AssetKey, PartitionKey
-from freshet.sensors.entries import Known, state_of
-from freshet.sensors.places import Named, Place, name_of
+from freshet.sensors.landing.entries import Known, state_of
+from freshet.sensors.landing.places import Named, Place, name_of
 
 Claim = tuple[AssetKey, PartitionKey]
 

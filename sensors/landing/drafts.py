@@ -7,10 +7,10 @@ import structlog
 from freshet.engine.events import SourceChanged
 from freshet.engine.specs import Plain
 from freshet.engine.stores.landing import Seen
-from freshet.sensors.entries import OWN, Known, reason_of, state_of, version_of
-from freshet.sensors.holders import Holders, claimed, is_there
-from freshet.sensors.look import Looked
-from freshet.sensors.places import Named
+from freshet.sensors.landing.entries import OWN, Known, reason_of, state_of, version_of
+from freshet.sensors.landing.holders import Holders, claimed, is_there
+from freshet.sensors.landing.look import Looked
+from freshet.sensors.landing.places import Named
 from freshet.sensors.sensor import Batch, Rejection, Settlement
 
 MAX_REJECTED = 1000

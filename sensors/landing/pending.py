@@ -3,7 +3,7 @@
 import heapq
 from collections.abc import Iterator
 
-from freshet.sensors.look import AnySeen
+from freshet.sensors.landing.look import AnySeen
 
 FIRST_LOOK_S, LAST_LOOK_S = 0.02, 0.5
 """Time to the next look at a file still being written: growing from the one to the other."""
