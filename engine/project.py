@@ -6,6 +6,7 @@ from freshet.engine.assets import Asset, Source
 from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.policies import Eager, Policy, check_policy
 from freshet.engine.resolution import resolve
+from freshet.engine.specs import Dependency
 from freshet.engine.stores.local import LocalStore
 from freshet.engine.stores.store import Store
 from freshet.sensors.plugins import check_sensor
@@ -48,6 +49,8 @@ class Project:
         self.store: Store = store if store is not None else LocalStore("data")
         self.slots = slots
         self._check_sensors()
+        for asset in self.assets.values():
+            _check_payloads(asset, self.graph.specs[asset.key].deps, self.sensors)
 
     def _check_sensors(self) -> None:
         names: set[str] = set()
@@ -67,6 +70,25 @@ class Project:
                         f"sensor '{sensor.name}' reports '{source}', no source of the project",
                         hint="add the source to Project(assets=[...])",
                     )
+
+
+def _check_payloads(asset: Asset, deps: Sequence[Dependency], sensors: Sequence[Sensor]) -> None:
+    """What reads payloads (`fr.Changes[T]`) needs sensors that record them."""
+    typed = {name for name, type_ in asset.changes_of.items() if type_ is not None}
+    general = typed.difference(dep.parameter for dep in deps)
+    for dep in deps:
+        if not dep.changes or not (dep.parameter in typed if dep.parameter else general):
+            continue
+        for sensor in sensors:
+            # A sensor that does not say which of the two it does is taken at its changes.
+            if dep.asset in sensor.sources and not getattr(sensor, "keeps_payload", True):
+                raise DefinitionError(
+                    f"asset '{asset.key}' reads payloads of source '{dep.asset}', which sensor"
+                    f" '{sensor.name}' does not keep ({asset.where})",
+                    cause="each change would come with the payload None",
+                    hint='give the sensor keep="payload", or annotate the parameter as fr.Changes'
+                    " without a type",
+                )
 
 
 def _check_groups(by_group: Mapping[str, Policy], groups: set[str]) -> None:

@@ -124,6 +124,11 @@ class KafkaSensor:
         """The sources it reports."""
         return tuple(spec.key for spec in set_of(self._fed))
 
+    @property
+    def keeps_payload(self) -> bool:
+        """Does it record the value of a message with the change?"""
+        return all(feed.keeps_payload for feed in self.topics.feeds.values())
+
     async def run(self, cursor: Mapping[str, str]) -> AsyncGenerator[Batch, None]:
         """Batches from the cursor on, for ever; see `Sensor`."""
         async with aclosing(Reading(self.topics, cursor).batches()) as batches:

@@ -344,6 +344,47 @@ def test_timestamp_alone_needs_windows() -> None:
     declared(source=fr.source("s", partitions=fr.hourly("2024-01-01")), partition="timestamp")
 
 
+ORDERS = fr.source("orders")
+
+
+@fr.asset(deps=[ORDERS])
+def of_all(changes: fr.Changes[dict[str, float]]) -> int:
+    return len(changes)
+
+
+@fr.asset
+def by_name(orders: fr.Changes[bytes]) -> int:
+    return len(orders)
+
+
+@fr.asset(deps=[ORDERS])
+def as_a_bell(changes: fr.Changes) -> int:
+    return len(changes)
+
+
+@fr.asset
+def of_another(prices: fr.Changes[bytes], orders: fr.Changes) -> int:
+    return len(prices) + len(orders)
+
+
+@pytest.mark.parametrize("asset", [of_all, by_name])
+def test_payloads_that_no_sensor_keeps_cannot_be_read(asset: Any) -> None:
+    """Said before anything runs: who reads them, of which source, and what to write."""
+    with pytest.raises(DefinitionError) as raised:
+        fr.Project([ORDERS, asset], sensors=[declared(source=ORDERS)])
+    assert f"'{asset.key}' reads payloads of source 'orders'" in raised.value.message
+    assert "sensor 'kafka:t'" in raised.value.message
+    assert 'keep="payload"' in (raised.value.hint or "")
+    fr.Project([ORDERS, asset], sensors=[declared(source=ORDERS, keep="payload")])
+
+
+@pytest.mark.parametrize("asset", [as_a_bell, of_another])
+def test_changes_without_payload_may_be_read_as_such(asset: Any) -> None:
+    """Of this source nobody asks for a payload."""
+    prices = fr.source("prices")
+    fr.Project([ORDERS, prices, asset], sensors=[declared(source=ORDERS)])
+
+
 def test_without_aiokafka_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the declaration, before anything runs."""
     monkeypatch.setattr("freshet.sensors.kafka.find_spec", lambda name: None)

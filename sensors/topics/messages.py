@@ -91,7 +91,7 @@ class Feed:
         self._partition = _partition_rule(rules.partition, source)
         self._admission = Admission(source)
         self._admitted: set[PartitionKey] = set()
-        self._keep = rules.keep
+        self.keeps_payload = rules.keep
         self._kind: Literal["json", "bytes"] = "bytes" if _is_opaque(rules.value) else "json"
 
     def read(self, record: Record, now_us: int) -> SourceChanged | Rejection | None:
@@ -100,7 +100,7 @@ class Feed:
             content = record.value
             if content is None:
                 return self._tombstone(record, now_us)
-            payload = self._payload(content) if self._keep else None
+            payload = self._payload(content) if self.keeps_payload else None
             value = self._value(content)
             partition = self._partition(record, value)
             if partition not in self._admitted:
