@@ -234,13 +234,15 @@ class CursorMoved(Event, frozen=True, tag="CursorMoved"):
 
 class SensorFailed(Event, frozen=True, tag="SensorFailed"):
     """A sensor stopped working; recorded once per episode, retried with backoff. One that is
-    `halted` is not: a person has to choose, as `hint` says.
+    `halted` is not: a person has to choose, as `hint` says. One that is only `hindered` goes on:
+    part of what it looks at, or looks with, is not there.
     """
 
     sensor: str
     error: str = ""
     hint: str = ""
     halted: bool = False
+    hindered: bool = False
 
 
 class SensorRecovered(Event, frozen=True, tag="SensorRecovered"):

@@ -36,6 +36,8 @@ MAX_BACKOFF_S = 60.0
 MAX_ERROR_CHARS = 500
 """Of a sensor's error kept in its event."""
 
+NO_TROUBLE = ("", "")
+
 log = structlog.get_logger("freshet.sensors")
 
 
@@ -61,8 +63,10 @@ async def supervise(
     and is large goes to `payloads` before them.
     """
     supervised = _Supervised(sensor, stream, valve or Valve(), pulse or Pulse(), payloads, clock)
-    supervised.failed = health is not None and bool(health.error)
-    supervised.halted = health is not None and health.halted
+    if health is not None and health.hindered:
+        supervised.trouble = (health.error, health.hint)
+    elif health is not None:
+        supervised.failed, supervised.halted = bool(health.error), health.halted
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(supervised.valve.guard)
         await supervised.read(rng)
@@ -88,6 +92,7 @@ class _Supervised:
         self.clock = clock
         self.actor = actor_of(sensor.name)
         self.failed = self.halted = False
+        self.trouble = NO_TROUBLE
         self._stream_error: StreamError | None = None
 
     async def read(self, rng: random.Random) -> None:
@@ -146,12 +151,16 @@ class _Supervised:
         events += [MessageSettled(name, _sound(one.item), one.accepted) for one in batch.settled]
         if batch.cursor:
             events.append(CursorMoved(name, dict(batch.cursor)))
-        if self.failed:
-            events.append(SensorRecovered(name))
+        trouble = NO_TROUBLE
+        if batch.trouble:
+            trouble = (_sound(batch.trouble)[:MAX_ERROR_CHARS], _sound(batch.hint))
+        if self.failed or trouble != self.trouble:
+            events.append(self._hindered(*trouble) if batch.trouble else SensorRecovered(name))
         if events:
             async with self.valve.recording():
                 await self._append(events)
         self.failed = self.halted = False
+        self.trouble = trouble
         self.pulse.beat(self.clock(), batch.behind)
 
     async def _cursor(self) -> Mapping[str, str]:
@@ -168,6 +177,10 @@ class _Supervised:
             return cursor
         await self._append([CursorMoved(name, moves)])
         return await self.stream.cursor(name)
+
+    def _hindered(self, trouble: str, hint: str) -> SensorFailed:
+        log.warning("sensor is hindered", sensor=self.sensor.name, error=trouble, hint=hint)
+        return SensorFailed(self.sensor.name, trouble, hint, hindered=True)
 
     def _failure(self, crash: BaseException) -> SensorFailed:
         name = self.sensor.name

@@ -47,6 +47,8 @@ class SensorHealth(msgspec.Struct, frozen=True):
     error: str = ""
     hint: str = ""
     halted: bool = False
+    hindered: bool = False
+    """Does it go on, in spite of its error?"""
 
 
 class Pulse:
@@ -103,11 +105,16 @@ class Sensors:
                 self.changes[actor] = self.changes.get(actor, 0) + 1
             case CursorMoved(sensor=name) if recorded.actor in (None, sensor_scope(name)):
                 self._put(name, recorded, moves=self._of(name).moves + 1)
-            case SensorFailed(sensor=name, error=error, hint=hint, halted=halted):
-                failed = replace(self._of(name), error=error or "failed", hint=hint, halted=halted)
-                self.health[name] = failed
+            case SensorFailed(sensor=name, error=error) as failed:
+                self.health[name] = replace(
+                    self._of(name),
+                    error=error or "failed",
+                    hint=failed.hint,
+                    halted=failed.halted,
+                    hindered=failed.hindered,
+                )
             case SensorRecovered(sensor=name):
-                self._put(name, recorded, error="", hint="", halted=False)
+                self._put(name, recorded, error="", hint="", halted=False, hindered=False)
             case MessageRejected(sensor=name, item=item):
                 found = self.rejected.setdefault(name, {})
                 again = found.pop(item, 0)
@@ -163,7 +170,7 @@ def _row(
     state: SensorState
     if pulse is not None:
         state = "paused" if sensor_scope(name) in pauses.scopes else pulse.state
-    elif health.error:
+    elif health.error and not health.hindered:
         state = "halted" if health.halted else "failed"
     else:
         state = "stopped"

@@ -185,7 +185,7 @@ def describe(recorded: Recorded) -> str:
 def _of_sensor(event: SensorFailed | SensorRecovered | MessageRejected | MessageSettled) -> str:
     match event:
         case SensorFailed(sensor=sensor, error=error, hint=hint):
-            verb = "halted" if event.halted else "failed"
+            verb = "is hindered" if event.hindered else "halted" if event.halted else "failed"
             return f"{sensor} {verb}: {error}" + (f" ({hint})" if hint else "")
         case SensorRecovered(sensor=sensor):
             return f"{sensor} works again"

@@ -141,7 +141,7 @@ class FilesSensor:
                         watch.remember(batch)
                         beat_at = beat_at and monotonic() + BEAT_S
                 if watch.is_complete and monotonic() >= beat_at:
-                    yield Batch(behind=watch.behind)
+                    yield watch.beat()
                     beat_at = monotonic() + BEAT_S
                 await watch.wait()
         finally:

@@ -143,9 +143,7 @@ class GeneratorSensor:
                 rejected.append(_rejection(one, problem))
             else:
                 changes.append(one)
-        return Batch(
-            tuple(changes), batch.cursor, tuple(rejected), tuple(batch.settled), batch.behind
-        )
+        return msgspec.structs.replace(batch, changes=tuple(changes), rejected=tuple(rejected))
 
     def _admission(self, one: object) -> Admission:
         if not isinstance(one, SourceChanged):

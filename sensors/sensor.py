@@ -64,8 +64,9 @@ class Settlement(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct, frozen=True):
     """Changes seen outside, and how the cursor moves with them (an item set to None is forgotten).
 
-    `behind` is how many changes are known to wait outside after these, where that can be known. A
-    batch without anything says only that the sensor works.
+    `behind` is how many changes are known to wait outside after these, where that can be known.
+    `trouble` says what is wrong while the sensor goes on all the same, as long as it is, and `hint`
+    what to do about it. A batch without anything says only that the sensor works.
     """
 
     changes: Sequence[SourceChanged] = ()
@@ -73,6 +74,8 @@ class Batch(msgspec.Struct, frozen=True):
     rejected: Sequence[Rejection] = ()
     settled: Sequence[Settlement] = ()
     behind: int | None = None
+    trouble: str = ""
+    hint: str = ""
 
 
 class Sensor(Protocol):

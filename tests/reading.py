@@ -24,6 +24,7 @@ class Reader:
         self.seen: list[SourceChanged] = []
         self.beats = 0
         self.behind: int | None = None
+        self.trouble = ""
         self._batches: AsyncGenerator[Batch, None] = sensor.run(dict(self.cursor))
 
     @property
@@ -51,7 +52,7 @@ class Reader:
             del self.rejected[settlement.item]
         self.said += [*batch.rejected, *batch.settled]
         self.beats += not batch.cursor
-        self.behind = batch.behind
+        self.behind, self.trouble = batch.behind, batch.trouble
         return batch
 
     async def batch(self) -> Batch:
@@ -82,6 +83,11 @@ class Reader:
     async def told(self, rejected: Callable[[dict[str, str]], bool]) -> None:
         """Read on until what is rejected fits."""
         while not rejected(self.rejected):
+            await self.any_batch()
+
+    async def troubled(self, how: str) -> None:
+        """Read on until that is wrong with the watch; nothing, when it is empty."""
+        while how not in self.trouble if how else self.trouble:
             await self.any_batch()
 
     async def stop(self) -> None:

@@ -202,6 +202,7 @@ EVENTS: list[tuple[AnyEvent, str, int | None]] = [
     (CursorMoved("files", {"a.csv": "12:34", "b.csv": None}), "files", None),
     (SensorFailed("files", "no such folder"), "files", None),
     (SensorFailed("orders", "the topic is another one", "choose", True), "orders", None),
+    (SensorFailed("files", "a is missing", "make it", hindered=True), "files", None),
     (
         MessageRejected("orders", "orders/0/17", "no JSON", "{,", {"offset": 17}),
         "orders",

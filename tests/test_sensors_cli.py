@@ -152,6 +152,15 @@ def test_what_ended_badly_says_so_without_a_daemon(
     assert out.splitlines()[4:] == ["orders:", f"  error: {error}", f"  hint: {hint}"]
 
 
+def test_what_is_only_hindered_has_an_error_and_rejects_nothing(stream: Stream) -> None:
+    """It has not failed: nobody reads it now, and something was wrong when somebody did."""
+    stream.append(SensorFailed("files", "a is missing", "make it", hindered=True), by="files")
+    row = stream.json("sensors")[1]
+    assert (row["state"], row["error"], row["hint"]) == ("stopped", "a is missing", "make it")
+    assert row["rejected"] == 0
+    assert "  error: a is missing\n  hint: make it" in stream.freshet("sensors")[1]
+
+
 def test_what_works_again_has_no_error(stream: Stream) -> None:
     """`SensorRecovered` ends the episode in the list, too."""
     stream.append(SensorFailed("orders", "no", "", True), by="orders")
@@ -393,6 +402,10 @@ def test_status_of_an_asset_is_about_the_sensors_that_feed_it(stream: Stream) ->
     [
         (SensorFailed("s", "no broker"), "s failed: no broker"),
         (SensorFailed("s", "topic is new", "choose", True), "s halted: topic is new (choose)"),
+        (
+            SensorFailed("s", "a is missing", "make it", hindered=True),
+            "s is hindered: a is missing (make it)",
+        ),
         (SensorRecovered("s"), "s works again"),
         (MessageRejected("s", "t/0/1", "no JSON"), "s rejected t/0/1: no JSON"),
         (MessageSettled("s", "t/0/1"), "t/0/1, which s had rejected, counts after all"),

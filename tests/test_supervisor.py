@@ -206,6 +206,33 @@ async def test_after_a_crash_it_goes_on_from_the_stored_cursor() -> None:
     assert sensor.cursors == [{}, {"at": "1"}, {"at": "2"}]
 
 
+def hindered(error: str, hint: str = "") -> SensorFailed:
+    return SensorFailed("scripted", error, hint, hindered=True)
+
+
+async def test_a_trouble_is_one_event_and_its_end_one_more() -> None:
+    """It is said once for as long as batches tell it, and again as it is another, or after a
+    crash; the sensor goes on all the same.
+    """
+    away, other = Batch(trouble="a is missing", hint="make it"), Batch(trouble="b is missing")
+    steps = Batch(), away, away, other, OSError("no"), other, Batch(), Batch()
+    assert await events_of(*steps) == [
+        [hindered("a is missing", "make it")],
+        [hindered("b is missing")],
+        [failed("OSError: no")],
+        [hindered("b is missing")],
+        [RECOVERED],
+    ]
+
+
+async def test_a_trouble_outlasts_the_process() -> None:
+    """What the stream knows of it is not said again after a restart; a crash is."""
+    known = SensorHealth("scripted", error="a is missing", hint="make it", hindered=True)
+    away = Batch(trouble="a is missing", hint="make it")
+    assert await events_of(away, OSError("no"), health=known) == [[failed("OSError: no")]]
+    assert await events_of(Batch(), health=known) == [[RECOVERED]]
+
+
 async def test_an_episode_outlasts_the_process() -> None:
     """What the stream knows of a failure is not said again after a restart; that it is over is."""
     known = SensorHealth("scripted", error="OSError: away")

@@ -7,7 +7,14 @@ import structlog
 from freshet.engine.events import SourceChanged
 from freshet.engine.specs import Plain
 from freshet.engine.stores.landing import Seen
-from freshet.sensors.landing.entries import OWN, Known, reason_of, state_of, version_of
+from freshet.sensors.landing.entries import (
+    NEXT_STEPS,
+    OWN,
+    Known,
+    reason_of,
+    state_of,
+    version_of,
+)
 from freshet.sensors.landing.holders import Holders, claimed, is_there
 from freshet.sensors.landing.look import Looked
 from freshet.sensors.landing.places import Named
@@ -42,8 +49,15 @@ class Draft:
         moves = {item: value for item, value in self._cursor.items() if self._is_move(item, value)}
         if moves:
             moves |= {item: value for item, value in own.items() if self._is_move(item, value)}
+        trouble, hint = self._trouble()
         return Batch(
-            tuple(self._changes), moves, tuple(self._rejected), tuple(self._settled), behind
+            tuple(self._changes),
+            moves,
+            tuple(self._rejected),
+            tuple(self._settled),
+            behind,
+            trouble,
+            hint,
         )
 
     def value(self, item: str) -> str | None:
@@ -96,19 +110,27 @@ class Draft:
         value = self.value(item)
         self._say(item, state_of(value), reason_of(value), reason, path)
 
-    def note(self, item: str, reason: str, path: str) -> None:
+    def note(self, item: str, reason: str) -> None:
         """Something about the watch itself is wrong; with an empty reason, it is right again."""
-        value = self.value(item)
-        if reason:
-            self.reject(item, reason, path)
-        elif reason_of(value):
-            self._cursor[item] = None
-            self._settled.append(Settlement(item))
+        if reason or self.value(item):
+            self._cursor[item] = f"!{reason}" if reason else None
+
+    def _trouble(self) -> tuple[str, str]:
+        """All that is wrong with the watch itself, and what to do about it."""
+        moves = {item: value for item, value in self._cursor.items() if item.startswith(OWN)}
+        own = sorted((self._known.own | moves).items())
+        reasons: list[str] = []
+        hints: list[str] = []
+        for kind, hint in NEXT_STEPS.items():
+            found = [reason_of(value) for item, value in own if value and item.startswith(kind)]
+            reasons += found
+            hints += [hint] if found else []
+        return "; ".join(reasons), "; ".join(hints)
 
     def _say(self, item: str, state: str, before: str, reason: str, path: str) -> None:
         """Name it and remember why, unless that is known or there are too many."""
         full = self._known.rejected + len(self._rejected) >= MAX_REJECTED
-        if full and not before and not item.startswith(OWN):
+        if full and not before:
             return
         self._cursor[item] = f"{state}!{reason}"
         if before != reason:

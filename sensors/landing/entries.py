@@ -21,6 +21,12 @@ FOLDER = "//folder:"
 HINTS = "//watch"
 """Why the system gives no hints."""
 
+NEXT_STEPS = {
+    FOLDER: "make the folder, mount it, or let the daemon read it; what is in it counts at once",
+    HINTS: "raise that limit with `sysctl`, or leave it: what lands is found some seconds later",
+}
+"""What to do about each kind of trouble."""
+
 
 class Known:
     """What the cursor says, as far as it is durable."""

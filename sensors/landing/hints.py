@@ -85,9 +85,6 @@ class Hints:
         retry = bool(self.problem) and now >= self._retry_at
         if found == self._found and not retry:
             return False
-        for root, ident in found.items():
-            if ident is None and (self._found is None or self._found.get(root)):
-                log.warning("folder is missing", sensor=self._sensor, folder=root)
         self._detach()
         there = [root for root, ident in found.items() if ident is not None]
         self.real = {root: os.path.realpath(root) for root in there}

@@ -116,7 +116,7 @@ class Scans:
             trouble = ""
         except OSError as error:
             scan.done = True
-            trouble = f"the folder {scan.place.root} cannot be listed: {error.strerror}"
+            trouble = f"the folder {scan.place.root} {_why(error)}"
         if scan.done:
             self._current = None
             if not scan.below:
@@ -188,6 +188,12 @@ class Scans:
                     return False
                 known += 1
         return known > 0
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
+    return f"cannot be listed: {error.strerror}"
 
 
 def _device_of(place: Place) -> str:

@@ -100,6 +100,10 @@ class Watch:
         """Has everything been looked at once?"""
         return self._scans.are_complete
 
+    def beat(self) -> Batch:
+        """Nothing is new, and the sensor works."""
+        return self._draft().batch({}, self.behind)
+
     @property
     def behind(self) -> int:
         """Files known not to be finished."""
@@ -210,11 +214,11 @@ class Watch:
         """What has become wrong, or right, with the roots and with hints."""
         draft = self._draft()
         for root, trouble in self._scans.troubles.items():
-            draft.note(FOLDER + root, trouble, root)
+            draft.note(FOLDER + root, trouble)
             if not trouble and self._known.get(FOLDER + root):
                 self._hints.touched()
         self._scans.troubles.clear()
-        draft.note(HINTS, self._hints.problem, self._places[0].root)
+        draft.note(HINTS, self._hints.problem)
         if self._known.files and self.is_complete:
             for item, device in self._devices().items():
                 draft.keep(item, device)
