@@ -10,6 +10,7 @@
     │   ├── FencedError      a newer writer took over: this one must stop
     │   └── InUseError       another process is the writer of this stream
     ├── StoreError           a value cannot be staged, published or loaded
+    ├── OutsideError         what a sensor reads cannot be reached for now: tried again
     └── SensorError          a sensor cannot go on until a person has chosen
 
 A failing run is an event, never an exception that reaches the daemon.
@@ -69,6 +70,12 @@ class InUseError(StreamError):
 
 class StoreError(FreshetError):
     """A value could not be staged, published or loaded."""
+
+
+class OutsideError(FreshetError):
+    """What a sensor reads is away, or not there yet: to be expected now and then, so it is said in
+    a line, and tried again with backoff.
+    """
 
 
 class SensorError(FreshetError):

@@ -11,7 +11,7 @@ from contextlib import aclosing
 import anyio
 import structlog
 
-from freshet.engine.errors import SensorError, StreamError
+from freshet.engine.errors import OutsideError, SensorError, StreamError
 from freshet.engine.events import (
     AnyEvent,
     CursorMoved,
@@ -35,6 +35,11 @@ MAX_BACKOFF_S = 60.0
 
 MAX_ERROR_CHARS = 500
 """Of a sensor's error kept in its event."""
+
+EXPECTED = (OutsideError, OSError)
+"""How Python, and we, say that something outside is not there: no fault of the code, so nobody need
+see where in it that was.
+"""
 
 NO_TROUBLE = ("", "")
 
@@ -91,7 +96,7 @@ class _Supervised:
         self.payloads = payloads
         self.clock = clock
         self.actor = actor_of(sensor.name)
-        self.failed = self.halted = False
+        self.failed = self.halted = self.crashed = False
         self.trouble = NO_TROUBLE
         self._stream_error: StreamError | None = None
 
@@ -159,7 +164,7 @@ class _Supervised:
         if events:
             async with self.valve.recording():
                 await self._append(events)
-        self.failed = self.halted = False
+        self.failed = self.halted = self.crashed = False
         self.trouble = trouble
         self.pulse.beat(self.clock(), batch.behind)
 
@@ -185,18 +190,18 @@ class _Supervised:
     def _failure(self, crash: BaseException) -> SensorFailed:
         name = self.sensor.name
         crash = _heart_of(crash)
-        if isinstance(crash, SensorError):
-            said = f"{crash.message}: {crash.cause}" if crash.cause else crash.message
-            log.error("sensor halted", sensor=name, error=said, hint=crash.hint)
-            return SensorFailed(
-                name, _sound(said)[:MAX_ERROR_CHARS], _sound(crash.hint or ""), halted=True
-            )
         said = _told(crash)
-        if self.failed:
+        hint = _sound(crash.hint or "") if isinstance(crash, OutsideError | SensorError) else ""
+        if isinstance(crash, SensorError):
+            log.error("sensor halted", sensor=name, error=said, hint=hint)
+        elif isinstance(crash, EXPECTED):
+            log.warning("sensor cannot read", sensor=name, error=said, hint=hint)
+        elif self.crashed:
             log.warning("sensor crashed again", sensor=name, error=said)
         else:
+            self.crashed = True
             log.error("sensor crashed", sensor=name, error=said, exc_info=crash)
-        return SensorFailed(name, said)
+        return SensorFailed(name, said, hint, halted=isinstance(crash, SensorError))
 
     def _is_known(self, failure: SensorFailed) -> bool:
         """Has this episode been recorded, and is it no worse than that?"""
@@ -233,10 +238,12 @@ def _heart_of(crash: BaseException) -> BaseException:
 def _told(crash: BaseException) -> str:
     """An error in words that can be recorded."""
     try:
-        said = str(crash)
+        said = f"{type(crash).__name__}: {crash}"
+        if isinstance(crash, OutsideError | SensorError):
+            said = f"{crash.message}: {crash.cause}" if crash.cause else crash.message
     except Exception:  # recorded: that it is unreadable
-        said = "(its text cannot be read)"
-    return _sound(f"{type(crash).__name__}: {said}")[:MAX_ERROR_CHARS]
+        said = f"{type(crash).__name__}: (its text cannot be read)"
+    return _sound(said)[:MAX_ERROR_CHARS]
 
 
 def _sound(text: str) -> str:

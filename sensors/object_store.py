@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from freshet.engine.errors import DefinitionError, SensorError
+from freshet.engine.errors import DefinitionError, OutsideError, SensorError
 
 ENV = "env:"
 """Before the name of an environment variable, as the value of an option: read when a run begins."""
@@ -42,7 +42,11 @@ USER = re.compile(r"(?<=//)[^/@\s]*(?=@)")
 """Name and password in a URL."""
 
 
-class ListingError(Exception):
+REACH = "see that the bucket is there, and that store= leads to it with the right to list it"
+"""What to do when the storage refuses, or does not answer."""
+
+
+class ListingError(OutsideError):
     """The storage could not be listed; passes by itself, or when somebody repairs it."""
 
 
@@ -94,7 +98,7 @@ class Access:
                     page = await anext(listing, None)
                 except obstore.exceptions.BaseError as error:
                     said = f"{self.url} cannot be listed: {self._without_secrets(error)}"
-                    raise ListingError(said) from None
+                    raise ListingError(said, hint=REACH) from None
                 if page is None:
                     break
                 yield [_found(meta) for meta in page]
@@ -105,7 +109,7 @@ class Access:
     def _check_folder(self, prefix: str) -> None:
         """A folder that is away, as when it is not mounted, is not an empty one."""
         if self.url == "file:///" and not Path("/", prefix).is_dir():
-            raise ListingError(f"the folder /{prefix} is not there")
+            raise ListingError(f"the folder /{prefix} is not there", hint="make it, or mount it")
 
     def _variable(self, name: str) -> str:
         if name not in os.environ:

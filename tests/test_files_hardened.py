@@ -314,6 +314,7 @@ from contextlib import aclosing
 from pathlib import Path
 import anyio
 import freshet as fr
+from freshet.engine.errors import OutsideError
 from tests.reading import Reader, version
 
 flights = fr.source("flights", partitions=fr.daily("2024-01-01", opens="data"))
@@ -448,8 +449,8 @@ async def fails(reader):
         while True:
             await reader.any_batch()
             assert reader.current in ({}, {"2024-01-01": version("x")})
-    except OSError as error:
-        assert "not to be mounted" in str(error)
+    except OutsideError as error:
+        assert "not to be mounted" in error.message
     else:
         raise AssertionError
 

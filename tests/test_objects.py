@@ -261,6 +261,15 @@ async def test_a_bucket_that_does_not_exist_is_said_by_its_url(server: Server) -
 # --- secrets --------------------------------------------------------------------------------------
 
 
+async def crash_of(sensor: ObjectsSensor) -> ListingError:
+    """What it raises; caught here, where no frame of its traceback is one of a test's."""
+    try:
+        await Reader(sensor).batch()
+    except ListingError as crash:
+        return crash
+    raise AssertionError
+
+
 def rendered(error: BaseException) -> str:
     """An error as a terminal may show it: with the variables of every frame."""
     found = StringIO()
@@ -296,10 +305,8 @@ async def test_no_secret_gets_into_events_logs_errors_or_what_is_shown(
     with capture_logs() as logs:
         async with supervised(sensor, stream):
             await _until(stream, SensorFailed)
-    crashes = [log["exc_info"] for log in logs if "exc_info" in log]
-    assert crashes
     told = [repr(stream.appends), repr(logs), repr(sensor), repr(sensor.listed), repr(vars(sensor))]
-    told += [rendered(crash) for crash in crashes]
+    told += [rendered(await crash_of(sensor))]
     assert "s3://bucket cannot be listed" in told[0]
     assert not [text for text in told if CANARY in text or OF_THE_MACHINE in text]
 

@@ -11,7 +11,7 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from freshet.engine.errors import ConflictError, SensorError, StreamError
+from freshet.engine.errors import ConflictError, OutsideError, SensorError, StreamError
 from freshet.engine.events import (
     AnyEvent,
     CursorMoved,
@@ -204,6 +204,31 @@ async def test_after_a_crash_it_goes_on_from_the_stored_cursor() -> None:
     async with supervised(sensor, stream):
         await sensor.idle.wait()
     assert sensor.cursors == [{}, {"at": "1"}, {"at": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("away", "told", "hint"),
+    [
+        (OutsideError("no topic 't'", cause="asked just now", hint="create it"),
+         "no topic 't': asked just now", "create it"),
+        (ConnectionRefusedError("refused"), "ConnectionRefusedError: refused", ""),
+    ],
+)  # fmt: skip
+async def test_what_is_to_be_expected_is_said_in_a_line(
+    away: Exception, told: str, hint: str
+) -> None:
+    """Each try is logged with the reason and what to do, and without a traceback; one that nobody
+    could expect has a traceback, also in the middle of that.
+    """
+    with capture_logs() as logs:
+        events = await events_of(away, away, ValueError("a bug"), ValueError("a bug"), batch(1))
+    assert events[0] == [failed(told, hint)]
+    line = {"event": "sensor cannot read", "log_level": "warning", "sensor": "scripted"}
+    assert logs[:2] == [line | {"error": told, "hint": hint}] * 2
+    assert [("exc_info" in entry, entry["event"]) for entry in logs[2:]] == [
+        (True, "sensor crashed"),
+        (False, "sensor crashed again"),
+    ]
 
 
 def hindered(error: str, hint: str = "") -> SensorFailed:

@@ -9,8 +9,9 @@ from time import monotonic
 
 import anyio.to_thread
 
+from freshet.engine.errors import OutsideError
 from freshet.sensors.landing.drafts import Draft
-from freshet.sensors.landing.entries import DEVICE, FOLDER, HINTS, Known, state_of
+from freshet.sensors.landing.entries import DEVICE, FOLDER, HINTS, NEXT_STEPS, Known, state_of
 from freshet.sensors.landing.hints import Hints
 from freshet.sensors.landing.holders import Holders, claimed
 from freshet.sensors.landing.look import Digests, Looked, Manner, look_at, peek
@@ -69,8 +70,8 @@ class Watch:
         """Everything that differs from what is known, in batches, as far as it is finished.
 
         Where nothing is known, a first scan comes before any hint: each file that it opens would be
-        one, and cost as much again; as hints begin, all is scanned once more. Raises OSError when
-        every root seems not to be mounted.
+        one, and cost as much again; as hints begin, all is scanned once more. Raises OutsideError
+        when every root seems not to be mounted.
         """
         if self._hints.is_deaf and self._scans.are_complete:
             self._hints.listen()
@@ -81,7 +82,7 @@ class Watch:
         self._scans.without_hints = bool(self._hints.problem)
         found = await self._differences()
         if self._scans.lost.keys() >= self._hints.roots:
-            raise OSError(next(iter(self._scans.lost.values())))
+            raise OutsideError(next(iter(self._scans.lost.values())), hint=NEXT_STEPS[FOLDER])
         for start in range(0, len(found), MAX_BATCH_CHANGES):
             rest = found[start + MAX_BATCH_CHANGES :]
             batch = await self._batch(found[start : start + MAX_BATCH_CHANGES], len(rest))

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from freshet.engine.errors import SensorError
+from freshet.engine.errors import OutsideError, SensorError
 
 HIDDEN = "***"
 
@@ -39,10 +39,18 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 
-class KafkaError(Exception):
+REACH = "see that the brokers are up, and that bootstrap_servers and options lead there"
+"""What to do when no broker answers."""
+
+
+class KafkaError(OutsideError):
     """Kafka cannot be reached, or does not do what it should; worth another try. Its text holds no
     secrets, nor does its traceback lead to them.
     """
+
+    def anew(self) -> "KafkaError":
+        """The same, without a traceback."""
+        return KafkaError(self.message, hint=self.hint)
 
 
 class Options:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import anyio
 
 from freshet.engine.errors import SensorError
-from freshet.sensors.topics.access import Access, KafkaError, settings_of
+from freshet.sensors.topics.access import REACH, Access, KafkaError, settings_of
 from freshet.sensors.topics.lines import listen
 from freshet.sensors.topics.messages import Record
 from freshet.sensors.topics.places import Extent, Place, Topic
@@ -133,7 +133,8 @@ class Link:
         found = await self._asked("cannot ask for topics", self._describe, ANSWER_S)
         for name in self._topics:
             if name not in found or found[name].error == UNKNOWN:
-                raise KafkaError(f"topic '{name}' does not exist ({self._where})")
+                hint = "create it, or correct its name; it is read as soon as it is there"
+                raise KafkaError(f"topic '{name}' does not exist ({self._where})", hint=hint)
             if found[name].error:
                 kind = self._kafka.errors.for_code(found[name].error).__name__
                 raise KafkaError(f"topic '{name}' cannot be read: {kind} ({self._where})")
@@ -312,7 +313,8 @@ class Link:
         task.add_done_callback(self._asking.discard)
         await asyncio.wait({task}, timeout=within_s)
         if not task.done():
-            raise KafkaError(f"{what}: no answer within {within_s:g} s ({self._where})")
+            said = f"{what}: no answer within {within_s:g} s ({self._where})"
+            raise KafkaError(said, hint=REACH)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is None:
             return task.result()
@@ -324,10 +326,11 @@ class Link:
 
     def _failure(self, what: str, error: BaseException) -> KafkaError:
         if isinstance(error, KafkaError):
-            return KafkaError(str(error))
+            return error.anew()
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         said = self._access.options.scrubbed(said)
-        return KafkaError(f"{what}: {said} ({self._where})")
+        hint = REACH if isinstance(error, self._kafka.errors.KafkaConnectionError) else None
+        return KafkaError(f"{what}: {said} ({self._where})", hint=hint)
 
     @property
     def _where(self) -> str:

@@ -18,7 +18,7 @@ from anyio import sleep
 
 from freshet.engine.errors import SensorError
 from freshet.sensors.sensor import Batch
-from freshet.sensors.topics.access import Access, KafkaError
+from freshet.sensors.topics.access import REACH, Access, KafkaError
 from freshet.sensors.topics.client import (
     Fetched,
     Link,
@@ -269,7 +269,7 @@ class Reading:
             if self._lost or found != self._found:
                 await self._locate(found)
         except KafkaError as error:
-            self._silence.reason = str(error)
+            self._silence.reason = error.anew()
             return False
         self._sure = True
         if self._topics.member and self._link.generation:
@@ -326,11 +326,11 @@ class Reading:
             return
         if not await answers(self._topics.access, PROBE_S):
             where = ", ".join(self._topics.access.servers)
-            raise KafkaError(f"no broker has answered for {age:.0f} s ({where})")
+            raise KafkaError(f"no broker has answered for {age:.0f} s ({where})", hint=REACH)
         if self._silence.reason and age > MISSING_S:
-            raise KafkaError(self._silence.reason)
+            raise self._silence.reason
         if age > STUCK_S:
-            why = f" ({self._silence.reason})" if self._silence.reason else ""
+            why = f" ({self._silence.reason.message})" if self._silence.reason else ""
             raise KafkaError(
                 f"{item(place)} has not answered for {age:.0f} s, though brokers do{why}: the "
                 "consumer is built anew"

@@ -28,7 +28,7 @@ class Silence:
     def __init__(self) -> None:
         self._began = self._looked_at = monotonic()
         self._seen: dict[Place, tuple[int | None, float]] = {}
-        self.reason = ""
+        self.reason: KafkaError | None = None
 
     def age(self) -> float:
         """Seconds since the beginning."""
@@ -80,6 +80,6 @@ class Display:
         except KafkaError as error:
             self._failures += 1
             if self._failures == FAILURES:  # the first may come before the group has a coordinator
-                log.warning("place not shown", group=self._group, error=str(error))
+                log.warning("place not shown", group=self._group, error=error.message)
         else:
             self._failures, self._shown = 0, places
