@@ -17,7 +17,7 @@ from freshet.sensors.admission import HasSpec
 from freshet.sensors.landing.places import Target, Watched
 from freshet.sensors.landing.rules import check_rules
 from freshet.sensors.landing.watch import Watch
-from freshet.sensors.pattern import Pattern, parse_pattern
+from freshet.sensors.pattern import Pattern, parse_pattern, with_placeholder
 from freshet.sensors.sensor import Batch
 
 RECONCILE_S = 30.0
@@ -92,7 +92,12 @@ def _pairs(
             raise DefinitionError("files(): a mapping of patterns names their sources itself")
         found = list(pattern.items())
     elif source is None:
-        raise DefinitionError(f"files({pattern!r}) needs source=, or a mapping of patterns")
+        text = pattern if isinstance(pattern, str) else next(iter(pattern), "")
+        raise DefinitionError(
+            f"files({pattern!r}) names no source",
+            hint=f"write fr.files({with_placeholder(text)!r}, source=...), or a mapping of patterns"
+            " to sources",
+        )
     else:
         texts = [pattern] if isinstance(pattern, str) else list(dict.fromkeys(pattern))
         found = [(text, source) for text in texts]

@@ -120,6 +120,14 @@ def parse_pattern(text: str, dimensions: tuple[str, ...] = ()) -> Pattern:
     plain = _NAME.sub("", text)
     unfit = re.search(r"[?\[\]{}]" if names else r"[*?\[\]{}]", plain)
     path = PurePosixPath(text)
+    if "*" in text and not names:
+        raise DefinitionError(
+            f"the file pattern {text!r} cannot be used",
+            cause=f"it says which files, but not which part of their names the partition is: that"
+            f" is what {PLACEHOLDER} stands for",
+            hint=f"write {with_placeholder(text)!r}; or the path of one file, or of one folder with"
+            " '/' at its end, for a source without partitions",
+        )
     if not text or not known or unfit or not _whole(path.parts):
         either = "".join(f"{{{name}}} " for name in dimensions)
         raise DefinitionError(
@@ -145,6 +153,18 @@ def parse_pattern(text: str, dimensions: tuple[str, ...] = ()) -> Pattern:
         order=order,
         folder=text.endswith("/"),
     )
+
+
+def with_placeholder(text: str) -> str:
+    """The pattern that is probably meant by a path with wildcards alone: the last is the
+    partition.
+    """
+    before, star, after = text.rpartition("*")
+    if not star or _NAME.search(text):
+        return text
+    if before.endswith("*"):  # `**` are folders: the partition is in them
+        return f"{before}*/{PLACEHOLDER}{after}"
+    return f"{before}{PLACEHOLDER}{after}"
 
 
 def _whole(parts: tuple[str, ...]) -> bool:

@@ -419,7 +419,7 @@ async def test_what_is_newly_passed_over_is_left_alone(tmp_path: Path) -> None:
         ({"marker": "{name}{name}"}, "no file's name"),
         ({"version": "mtime"}, "'mtime' is none of 'content', 'stat'"),
         ({"on_removal": "delete"}, "'delete' is none of 'withdraw', 'keep'"),
-        ({"source": None}, "needs source="),
+        ({"source": None}, "names no source"),
         ({"pattern": {"in/{partition}": flights}}, "names their sources itself"),
         ({"pattern": []}, "watches nothing"),
         ({"pattern": {}, "source": None}, "watches nothing"),

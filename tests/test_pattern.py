@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import freshet as fr
 from freshet.engine.errors import DefinitionError
 from freshet.engine.keys import WHOLE
 from freshet.sensors.pattern import PLACEHOLDER, parse_pattern
@@ -167,6 +168,28 @@ def test_a_pattern_that_cannot_be_used_is_refused_by_name(text: str) -> None:
     with pytest.raises(DefinitionError) as caught:
         parse_pattern(text)
     assert repr(text) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("x/*.csv", "x/{partition}.csv"),
+        ("x/*/*.csv", "x/*/{partition}.csv"),
+        ("x/**/*.csv", "x/**/{partition}.csv"),
+        ("x/*/a.csv", "x/{partition}/a.csv"),
+        ("x/**", "x/**/{partition}"),
+        ("x/**/", "x/**/{partition}/"),
+    ],
+)
+def test_wildcards_alone_are_refused_with_what_to_write(text: str, meant: str) -> None:
+    """With a source, which has partitions or not, and also when it was forgotten."""
+    parse_pattern(meant)
+    days, whole = fr.source("days", partitions=fr.dynamic()), fr.source("whole")
+    for source in (days, whole, None):
+        with pytest.raises(DefinitionError) as caught:
+            fr.files(text, source=source)
+        assert repr(text) in caught.value.message
+        assert repr(meant) in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(
