@@ -1,5 +1,6 @@
 """Kafka topics as sources: what each message says is declared here, where it was read is ours."""
 
+import inspect
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -176,8 +177,11 @@ def _rules(
 ) -> Rules:
     for found in more:
         if found not in Seldom.__annotations__:
-            hint = did_you_mean(found, Seldom.__annotations__)
-            raise DefinitionError(f"kafka({shown!r}) has no argument '{found}'", hint=hint)
+            known = (*inspect.signature(kafka).parameters, *Seldom.__annotations__)
+            raise DefinitionError(
+                f"kafka({shown!r}) has no argument '{found}'",
+                hint=did_you_mean(found, known) or "see help(fr.kafka)",
+            )
     is_struct = isinstance(value, type) and issubclass(value, msgspec.Struct)
     if value not in ("json", "bytes") and not is_struct and not callable(value):
         hint = "use 'json', 'bytes', a msgspec.Struct or a function of the bytes"

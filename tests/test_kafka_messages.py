@@ -328,6 +328,22 @@ def test_a_declaration_that_cannot_work_says_what_and_what_next(
 
 
 @pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("values", "did you mean 'value'?"),
+        ("bootstrap_server", "did you mean 'bootstrap_servers'?"),
+        ("option", "did you mean 'options'?"),
+        ("xyz", "see help(fr.kafka)"),
+    ],
+)
+def test_an_argument_that_does_not_exist_is_refused_with_the_nearest(typed: str, hint: str) -> None:
+    """Of all there are, also those that few need."""
+    with pytest.raises(DefinitionError, match=f"has no argument '{typed}'") as raised:
+        declared(**{typed: "json"})
+    assert raised.value.hint == hint
+
+
+@pytest.mark.parametrize(
     "rule", ["keys", "value", "value.", "value..x", "header:", "timestamp:", "timestamp:day", "v.x"]
 )
 def test_an_unknown_partition_rule_is_refused(rule: str) -> None:
