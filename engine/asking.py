@@ -84,6 +84,13 @@ def existing(view: View, text: str) -> AssetPartition:
             f"'{target.asset}' has partitions ({describe(spec.partitions)})",
             hint=f"name one, for example {target.asset}@{shown}",
         )
+    kept = view.staleness.attic.get(target)
+    if kept is not None:
+        raise RequestError(
+            f"'{target.asset}' has no partition '{target.partition}' any more",
+            cause=f"what it was is kept, as of position {kept.made_at}",
+            hint=f"freshet history {target}",
+        )
     known = [cell.partition for cell, _ in zip(cells_of(state), range(MAX_GUESSES), strict=False)]
     looks = ", ".join(examples(spec.partitions, 2))
     raise RequestError(

@@ -574,6 +574,27 @@ def test_what_makes_no_sense_is_refused_with_a_hint(
         assert sim.fresh
 
 
+def test_what_exists_no_more_leads_to_its_history() -> None:
+    """Asked about a partition that was removed, one learns where to find what it was."""
+    keys = fr.source("keys", partitions=fr.dynamic())
+
+    @fr.asset(partitions=fr.dynamic())
+    def sizes(keys: str) -> int:
+        return len(keys)
+
+    with simulate(fr.Project([keys, sizes], sensors=[fr.files("{partition}", source=keys)])) as sim:
+        sim.land("a", "x")
+        sim.land("b", "y")
+        sim.settle()
+        sim.land("a", None)
+        sim.settle()
+        with pytest.raises(fr.FreshetError, match="has no partition 'a' any more") as caught:
+            sim.why("sizes@a")
+        assert caught.value.hint == "freshet history sizes@a"
+        with pytest.raises(fr.FreshetError, match="'sizes' has no partition 'c'\n"):
+            sim.why("sizes@c")
+
+
 @pytest.mark.parametrize(
     ("durations", "message"),
     [
