@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from freshet.engine.counts import counted
 from freshet.engine.events import Recorded
 from freshet.engine.executors.invoke import Rejected
 from freshet.engine.keys import AssetPartition, PartitionKey
@@ -114,7 +115,7 @@ class Values(Mapping[PartitionKey, Any]):
         return key in self._positions
 
     def __repr__(self) -> str:
-        return f"<{len(self)} partitions, loaded on access>"
+        return f"<{counted(len(self), 'partition')}, loaded on access>"
 
 
 def load_value(

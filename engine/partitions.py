@@ -10,6 +10,7 @@ from math import prod
 
 import msgspec
 
+from freshet.engine.counts import counted
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError
 from freshet.engine.keys import partition_key_problem
@@ -298,7 +299,7 @@ def describe(partitions: Partitions | None) -> str:
             return "unpartitioned"
         case Static(keys=keys):
             shown = ", ".join(keys[:4]) + (", …" if len(keys) > 4 else "")
-            return f"static ({len(keys)} keys: {shown})"
+            return f"static ({counted(len(keys), 'key')}: {shown})"
         case Dynamic():
             return "dynamic"
         case Product():

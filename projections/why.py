@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from freshet.engine.codec import type_of
+from freshet.engine.counts import counted
 from freshet.engine.events import (
     CursorMoved,
     DemandCancelled,
@@ -157,7 +158,7 @@ def describe(recorded: Recorded) -> str:
         case FreshnessRestored(promise=promise):
             return f"{subject} keeps {promise} again"
         case GraphDeployed(digest=digest, assets=assets):
-            return f"{len(assets)} definitions deployed (digest {short(digest)})"
+            return f"{counted(len(assets), 'definition')} deployed (digest {short(digest)})"
         case Paused(scope=scope, reason=reason) | Resumed(scope=scope, reason=reason):
             verb = "paused" if isinstance(event, Paused) else "resumed"
             by = f" by {recorded.actor}" if recorded.actor else ""

@@ -15,6 +15,7 @@ import click
 import pytest
 
 from freshet.engine.cli.main import COMMANDS, Commands, cli, run
+from freshet.engine.counts import counted
 from freshet.engine.events import Recorded, RunAbandoned
 from freshet.engine.socket import socket_path
 from freshet.engine.sqlite_reader import SqliteReader
@@ -174,6 +175,19 @@ def test_audit_gives_account_of_every_change(built: Place) -> None:  # X1
     done = built.freshet("audit")
     assert "delays@2024-01-02 is waiting since position" in done.stdout
     assert "3 changes, 0 unaccounted for" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs")])
+def test_one_is_not_said_as_many(number: int, said: str) -> None:
+    assert counted(number, "run") == said
+
+
+def test_commands_say_one_of_a_kind_as_one(built: Place) -> None:
+    """What a project has, what is not fresh, what a backfill would run."""
+    assert "3 assets, 1 source, 1 sensor: all fits" in built.freshet("check", "project.py").stdout
+    assert built.freshet("plan", "report").stderr.splitlines()[-1] == "1 partition is not fresh"
+    planned = built.freshet("backfill", "report", "--dry-run")
+    assert planned.stdout.splitlines()[-1].startswith("1 partition, "), planned
 
 
 def test_observe_and_invalidate_are_recorded_and_make_stale(built: Place) -> None:  # T2

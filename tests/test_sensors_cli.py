@@ -328,7 +328,7 @@ def test_a_sensor_no_longer_in_the_project_can_still_be_asked(stream: Stream) ->
         (["replay", "orders", "orders/0/1", "zzz"], "'zzz'", "sensors --rejected orders"),
         (["replay", "files", "x"], "rejected are none", "sensors --rejected files"),
         (["replay", "orders"], "no item is named", "--all"),
-        (["replay", "orders", "orders/0/1", "--all"], "--all and 1 items", "or give --all"),
+        (["replay", "orders", "orders/0/1", "--all"], "--all and 1 item at once", "or give --all"),
         (["reset", "order", "--from", "latest"], "no sensor 'order'", "did you mean 'orders'?"),
         (["reset", "orders"], "--from", "freshet sensors reset --help"),
         (["reset", "orders", "--from", "newest"], "'newest'", "freshet sensors reset --help"),

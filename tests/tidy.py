@@ -17,7 +17,11 @@ class Layer(NamedTuple):
 
 
 LAYERS = (
-    Layer("0 words", True, ("engine.errors", "engine.keys", "engine.durations", "engine.digests")),
+    Layer(
+        "0 words",
+        True,
+        ("engine.errors", "engine.keys", "engine.counts", "engine.durations", "engine.digests"),
+    ),
     # Events carry specs, and specs carry policies: so these three stand in this order.
     Layer(
         "1 facts",

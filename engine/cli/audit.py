@@ -6,6 +6,7 @@ import click
 
 from freshet.engine.cli.output import console, print_json, table
 from freshet.engine.cli.state import json_option, reader, run_async, state_option
+from freshet.engine.counts import counted
 from freshet.engine.keys import AssetPartition
 from freshet.engine.stream import MAX_BATCH
 from freshet.projections.audit import Audit, Changes
@@ -56,4 +57,5 @@ def _print(found: Audit) -> None:
         word = "blocked" if one.blocked else "waiting"
         click.echo(f"{name} is {word} since position {one.owed}: {one.why}")
     rejected = f"; {found.rejected} rejected by sensors" if found.rejected else ""
-    click.echo(f"{found.changes} changes, {found.unaccounted} unaccounted for{rejected}", err=True)
+    changes = counted(found.changes, "change")
+    click.echo(f"{changes}, {found.unaccounted} unaccounted for{rejected}", err=True)

@@ -17,6 +17,7 @@ from freshet.engine.cli.state import (
     state_option,
     view_of,
 )
+from freshet.engine.counts import counted
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError, FreshetError, RequestError
 from freshet.engine.events import (
@@ -223,7 +224,7 @@ async def _wait(state: Path, position: int) -> None:
         raise FreshetError(f"backfill {position} was cancelled after {now.done} of {now.total}")
     if now.failed:
         raise FreshetError(
-            f"{now.failed} of {now.total} partitions failed",
+            f"{now.failed} of {counted(now.total, 'partition')} failed",
             hint=f"freshet status {_failed_asset(view, position)}",
         )
 
@@ -275,7 +276,8 @@ def _print_forecast(planned: Forecast) -> None:
             shown.add_row(share.asset, str(share.partitions), share.first, share.last, took)
         console().print(shown)
     about = planned.about_us
-    when = f"about {age(about)} on {planned.slots} slots" if about is not None else "unknown time"
+    slots = counted(planned.slots, "slot")
+    when = f"about {age(about)} on {slots}" if about is not None else "unknown time"
     if planned.total:
         below = f"; up to {planned.following} below may follow" if planned.following else ""
-        click.echo(f"{planned.total} partitions, {when}{below}")
+        click.echo(f"{counted(planned.total, 'partition')}, {when}{below}")

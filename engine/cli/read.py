@@ -21,6 +21,7 @@ from freshet.engine.cli.state import (
     view_of,
 )
 from freshet.engine.codec import type_of
+from freshet.engine.counts import counted
 from freshet.engine.events import Materialized, Recorded
 from freshet.engine.keys import AssetPartition, parse_asset_partition
 from freshet.engine.socket import ask_status
@@ -128,7 +129,9 @@ def plan(selection: str | None, state: Path, as_json: bool) -> None:
     if rows:
         console().print(shown)
     total = sum(row.partitions for row in rows)
-    click.echo(f"{total} partitions are not fresh" if rows else "nothing to do", err=True)
+    verb = "is" if total == 1 else "are"
+    said = f"{counted(total, 'partition')} {verb} not fresh" if rows else "nothing to do"
+    click.echo(said, err=True)
 
 
 @click.command()
@@ -186,7 +189,7 @@ def events(after: int, limit: int | None, follow: bool, state: Path, as_json: bo
 def verify(state: Path) -> None:
     """Check the stream against its hash chain; the first bad position is named."""
     head = run_async(_verify, state)
-    click.echo(f"{head} events, all as they were recorded")
+    click.echo(f"{counted(head, 'event')}, all as they were recorded")
 
 
 # --- asking ---------------------------------------------------------------------------------------

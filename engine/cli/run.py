@@ -14,6 +14,7 @@ import structlog
 from freshet.engine import logs
 from freshet.engine.cli.output import age
 from freshet.engine.cli.state import state_option
+from freshet.engine.counts import counted
 from freshet.engine.daemon import daemon, obey_signals
 from freshet.engine.events import (
     EngineStarted,
@@ -79,8 +80,9 @@ def check(target: str) -> None:
     """Load a project and say what is wrong with it; changes nothing."""
     project = load_project(target)
     sources = sum(spec.is_source for spec in project.graph.specs.values())
+    counts = {"asset": len(project.assets), "source": sources, "sensor": len(project.sensors)}
     click.echo(
-        f"{len(project.assets)} assets, {sources} sources, {len(project.sensors)} sensors: all fits"
+        f"{', '.join(counted(number, noun) for noun, number in counts.items())}: all fits"
         f" (digest {project.graph.digest[:8]})"
     )
 

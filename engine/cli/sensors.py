@@ -19,6 +19,7 @@ from freshet.engine.cli.state import (
     state_option,
     view_of,
 )
+from freshet.engine.counts import counted
 from freshet.engine.errors import RequestError, did_you_mean
 from freshet.engine.events import CursorMoved, MessageRejected
 from freshet.engine.socket import Wish, ask_status
@@ -114,8 +115,9 @@ def replay(sensor: str, items: tuple[str, ...], everything: bool, state: Path) -
     as `freshet sensors --rejected` lists it. A sensor that cannot look at single items starts anew.
     """
     if everything == bool(items):
+        both = f"--all and {counted(len(items), 'item')} at once"
         raise RequestError(
-            f"--all and {len(items)} items at once" if everything else "no item is named",
+            both if everything else "no item is named",
             hint=f"name items as `freshet sensors --rejected {sensor}` lists them, or give --all",
         )
     chosen: list[str] = []
@@ -133,8 +135,7 @@ def replay(sensor: str, items: tuple[str, ...], everything: bool, state: Path) -
         said = f"nothing to look at: {sensor} has rejected nothing that is not settled"
         click.echo(said, err=True)
         return
-    what = "1 item" if len(chosen) == 1 else f"{len(chosen)} items"
-    _tell(state, positions[0], sensor, f"looks again at {what}")
+    _tell(state, positions[0], sensor, f"looks again at {counted(len(chosen), 'item')}")
 
 
 @sensors.command("reset")
