@@ -37,6 +37,7 @@ from freshet.engine.valves import Valves
 from freshet.projections.answers import StatusReport
 from freshet.projections.sensors import Pulse
 from freshet.projections.view import View
+from freshet.sensors.sensor import START, answers_of
 
 STREAM_FILE = "stream.db"
 """The stream, inside the state folder."""
@@ -197,7 +198,9 @@ async def recover(stream: EventStream, view: View, project: Project, slots: int)
         RunAbandoned(run, "cut off: the daemon ended before the run did") for run in view.runs.live
     ]
     sensors = {sensor.name: sensor.sources for sensor in project.sensors}
-    events.append(EngineStarted(release(), os.getpid(), socket.gethostname(), slots, sensors))
+    fixed = tuple(sensor.name for sensor in project.sensors if START not in answers_of(sensor))
+    host = socket.gethostname()
+    events.append(EngineStarted(release(), os.getpid(), host, slots, sensors, fixed))
     if project.graph.digest != view.catalog.digest:
         events.append(GraphDeployed(project.graph.digest, tuple(project.graph.specs.values())))
     for start in range(0, len(events), MAX_BATCH):

@@ -305,13 +305,16 @@ class FreshnessRestored(Event, frozen=True, tag="FreshnessRestored"):
 
 
 class EngineStarted(Event, frozen=True, tag="EngineStarted"):
-    """A daemon became the reactor of this stream. `sensors`: by name, the sources each reports."""
+    """A daemon became the reactor of this stream. `sensors`: by name, the sources each reports;
+    `without_latest`: those of them that cannot pass over what is there.
+    """
 
     version: str
     pid: int = 0
     host: str = ""
     slots: int = 0
     sensors: dict[str, tuple[AssetKey, ...]] = {}
+    without_latest: tuple[str, ...] = ()
 
 
 class EngineStopped(Event, frozen=True, tag="EngineStopped"):

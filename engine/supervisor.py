@@ -25,7 +25,7 @@ from freshet.engine.stores.payloads import Payloads
 from freshet.engine.stream import EventStream, wall_clock
 from freshet.engine.valves import Valve, actor_of
 from freshet.projections.sensors import Pulse, SensorHealth
-from freshet.sensors.sensor import REPLAY, START, Batch, Sensor, excerpt
+from freshet.sensors.sensor import REPLAY, START, Batch, Sensor, answers_of, excerpt
 
 FIRST_BACKOFF_S = 0.5
 """Wait after a sensor's first crash."""
@@ -130,6 +130,7 @@ class _Supervised:
             if failure.halted:
                 self.pulse.state = "halted"
                 await self.valve.stirred()
+                self.halted = False  # somebody has chosen: should it halt again, that is news
                 continue
             if self.pulse.batches > works and anyio.current_time() - began > backoff:
                 backoff = FIRST_BACKOFF_S  # one that works for a moment only gets no quicker
@@ -172,7 +173,7 @@ class _Supervised:
         """The stored cursor; what people ask for that the sensor does not know is done here."""
         name = self.sensor.name
         cursor = await self.stream.cursor(name)
-        answers: frozenset[str] = getattr(self.sensor, "answers", frozenset())
+        answers = answers_of(self.sensor)
         moves: dict[str, str | None] = {}
         if START in cursor and START not in answers:
             moves = dict.fromkeys(cursor if cursor[START] == "earliest" else (START,))

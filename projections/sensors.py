@@ -49,6 +49,10 @@ class SensorHealth(msgspec.Struct, frozen=True):
     halted: bool = False
     hindered: bool = False
     """Does it go on, in spite of its error?"""
+    chosen: bool = False
+    """Has a person chosen since it halted? Then it is tried again, at the latest by the next
+    daemon.
+    """
 
 
 class Pulse:
@@ -95,6 +99,8 @@ class Sensors:
         self.feeds: dict[str, tuple[AssetKey, ...]] = {}
         self.health: dict[str, SensorHealth] = {}
         self.rejected: dict[str, dict[str, int]] = {}
+        self.without_latest: frozenset[str] = frozenset()
+        """Those of the project that cannot go on with what is yet to come."""
         self.changes: dict[str, int] = {}
         """Changes recorded, by actor: a sensor's is `sensor:` and its name."""
 
@@ -105,6 +111,8 @@ class Sensors:
                 self.changes[actor] = self.changes.get(actor, 0) + 1
             case CursorMoved(sensor=name) if recorded.actor in (None, sensor_scope(name)):
                 self._put(name, recorded, moves=self._of(name).moves + 1)
+            case CursorMoved(sensor=name) if self._of(name).halted:
+                self.health[name] = replace(self._of(name), halted=False, chosen=True)
             case SensorFailed(sensor=name, error=error) as failed:
                 self.health[name] = replace(
                     self._of(name),
@@ -112,9 +120,11 @@ class Sensors:
                     hint=failed.hint,
                     halted=failed.halted,
                     hindered=failed.hindered,
+                    chosen=False,
                 )
             case SensorRecovered(sensor=name):
-                self._put(name, recorded, error="", hint="", halted=False, hindered=False)
+                works = {"error": "", "hint": "", "halted": False}
+                self._put(name, recorded, **works, hindered=False, chosen=False)
             case MessageRejected(sensor=name, item=item):
                 found = self.rejected.setdefault(name, {})
                 again = found.pop(item, 0)
@@ -125,8 +135,9 @@ class Sensors:
             case MessageSettled(sensor=name, item=item):
                 self.rejected.get(name, {}).pop(item, None)
                 self._put(name, recorded, rejected=max(0, self._of(name).rejected - 1))
-            case EngineStarted(sensors=sensors):
+            case EngineStarted(sensors=sensors, without_latest=without_latest):
                 self.feeds = sensors
+                self.without_latest = frozenset(without_latest)
             case _:
                 pass
 
@@ -170,7 +181,7 @@ def _row(
     state: SensorState
     if pulse is not None:
         state = "paused" if sensor_scope(name) in pauses.scopes else pulse.state
-    elif health.error and not health.hindered:
+    elif health.error and not (health.hindered or health.chosen):
         state = "halted" if health.halted else "failed"
     else:
         state = "stopped"
@@ -182,6 +193,6 @@ def _row(
         pulse.behind if pulse is not None else None,
         sensors.changes.get(sensor_scope(name), 0),
         health.rejected,
-        health.error,
-        health.hint,
+        "" if health.chosen else health.error,
+        "" if health.chosen else health.hint,
     )

@@ -100,6 +100,12 @@ class Sensor(Protocol):
         ...
 
 
+def answers_of(sensor: Sensor) -> frozenset[str]:
+    """What people may ask for in the cursor that this sensor knows: `START`, `REPLAY`."""
+    found: frozenset[str] = getattr(sensor, "answers", frozenset())
+    return found
+
+
 def excerpt(content: str | bytes | None) -> str:
     """How a content begins, as text, at most `MAX_EXCERPT_CHARS` long."""
     if content is None:

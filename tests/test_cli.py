@@ -190,6 +190,14 @@ def test_commands_say_one_of_a_kind_as_one(built: Place) -> None:
     assert planned.stdout.splitlines()[-1].startswith("1 partition, "), planned
 
 
+def test_the_sensor_of_files_passes_over_nothing(built: Place) -> None:
+    """The daemon has recorded that, so it is refused without one."""
+    name = "files:landing/{partition}.csv"
+    done = built.freshet("sensors", "reset", name, "--from", "latest")
+    assert done.returncode == 2
+    assert f"sensor '{name}' cannot go on from 'latest'" in done.stderr
+
+
 def test_observe_and_invalidate_are_recorded_and_make_stale(built: Place) -> None:  # T2
     """An observed version is news for what is below; a value declared wrong is built anew."""
     seen = built.freshet("observe", "analytics/total", "--version", "seen elsewhere")

@@ -241,6 +241,11 @@ EVENTS: list[tuple[AnyEvent, str, int | None]] = [
     (FreshnessRestored("carriers", promise="max_lag 15m"), "carriers", None),
     (EngineStarted("0.1.0", 4711, "host"), "", None),
     (EngineStarted("0.1.0", sensors={"files": ("landing/flights",)}), "", None),
+    (
+        EngineStarted("0.1.0", sensors={"files": ("landing",)}, without_latest=("files",)),
+        "",
+        None,
+    ),
     (EngineStopped("SIGTERM"), "", None),
 ]
 

@@ -310,6 +310,33 @@ def test_reset_records_where_to_go_on(stream: Stream, start: str) -> None:
     assert stream.cursor("orders") == {"at": "4", START: start}
 
 
+@pytest.mark.parametrize("command", [["reset", "--from", "resume"], ["replay", "--all"]])
+def test_a_halted_sensor_is_halted_no_more_once_somebody_has_chosen(
+    stream: Stream, command: list[str]
+) -> None:
+    """Also while no daemon runs, which then only waits to be started; until it halts again."""
+    lost = SensorFailed("orders", "lost", "choose", True)
+    stream.append(REJECTED[0], lost, by="orders")
+    assert stream.json("sensors")[0]["state"] == "halted"
+    assert stream.freshet("sensors", command[0], "orders", *command[1:])[0] == 0
+    row = stream.json("sensors")[0]
+    assert (row["state"], row["error"], row["hint"]) == ("stopped", "", "")
+    stream.append(lost, by="orders")
+    assert stream.json("sensors")[0]["state"] == "halted"
+
+
+def test_a_sensor_that_passes_over_nothing_is_not_asked_to(stream: Stream) -> None:
+    """It would be dropped without a word; the other starts are as good as with any sensor."""
+    stream.append(EngineStarted("1", sensors=SENSORS, without_latest=("files",)))
+    before = stream.last().position
+    code, _, err = stream.freshet("sensors", "reset", "files", "--from", "latest")
+    assert (code, stream.last().position) == (2, before)
+    assert "sensor 'files' cannot go on from 'latest'" in err
+    assert "--from earliest" in err.partition("hint: ")[2]
+    for sensor, start in (("files", "earliest"), ("files", "resume"), ("orders", "latest")):
+        assert stream.freshet("sensors", "reset", sensor, "--from", start)[0] == 0
+
+
 def test_a_sensor_no_longer_in_the_project_can_still_be_asked(stream: Stream) -> None:
     """It is known from what it recorded, and may come back."""
     stream.append(MessageRejected("older", "x/1", "odd"), by="older")

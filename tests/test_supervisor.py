@@ -400,6 +400,17 @@ async def test_a_sensor_error_halts_until_somebody_stirs(error: Exception) -> No
     assert stream.appends[1:] == [[change(1), moved(1), RECOVERED]]
 
 
+async def test_a_sensor_that_halts_again_after_somebody_chose_says_so() -> None:
+    """What was chosen ended the first halt; that it did not help is news."""
+    stream, sensor, valve = Gated(), Scripted(HALT, HALT, batch(1)), Valve()
+    async with supervised(sensor, stream, valve):
+        for _ in range(2):
+            await anyio.wait_all_tasks_blocked()
+            valve.stir()
+        await sensor.idle.wait()
+    assert stream.appends == [[halt()], [halt()], [change(1), moved(1), RECOVERED]]
+
+
 async def test_to_stir_while_the_halt_is_being_recorded_is_enough() -> None:
     """Who answers before the question is written down is heard all the same."""
     stream, sensor, valve = Gated(), Scripted(HALT, batch(1)), Valve()

@@ -152,12 +152,20 @@ def reset(sensor: str, start: str, state: Path) -> None:
     """Say where a sensor goes on.
 
     It starts anew at once, also when it was halted. What it brings a second time (`earliest`) with
-    the same version rebuilds nothing; what it passes over (`latest`) is never seen. A sensor that
-    knows no `latest` goes on where it was.
+    the same version rebuilds nothing; what it passes over (`latest`) is never seen. Sensors that
+    compare what is there with what they know, as that of files does, have no `latest`.
     """
 
     def build(view: View) -> tuple[Wish, ...]:
-        return (CursorMoved(existing_sensor(view, sensor), {START: start}),)
+        name = existing_sensor(view, sensor)
+        if start == "latest" and name in view.sensors.without_latest:
+            raise RequestError(
+                f"sensor '{name}' cannot go on from 'latest'",
+                cause="it compares what is there with what it knows, and passes over nothing",
+                hint="--from earliest has it forget what it knows, --from resume only starts it"
+                " anew",
+            )
+        return (CursorMoved(name, {START: start}),)
 
     positions = run_async(append, state, build)
     _tell(state, positions[0], sensor, f"goes on from '{start}'")
