@@ -9,7 +9,6 @@ from typing import Literal
 
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError
-from freshet.engine.keys import AssetKey
 from freshet.engine.partitions import Product, describe
 from freshet.engine.specs import AssetSpec
 from freshet.engine.stores.landing import PASSED_OVER
@@ -123,16 +122,9 @@ class FilesSensor:
 
     def __init__(self, watched: Watched) -> None:
         self.watched = watched
-
-    @property
-    def name(self) -> str:
-        """The name its cursor is stored under; from the patterns unless one was given."""
-        return self.watched.name
-
-    @property
-    def sources(self) -> tuple[AssetKey, ...]:
-        """The sources it reports."""
-        return tuple(dict.fromkeys(target.source.key for target in self.watched.targets))
+        self.name = watched.name
+        """Under which its cursor is stored; from the patterns unless one was given."""
+        self.sources = tuple(dict.fromkeys(target.source.key for target in watched.targets))
 
     async def run(self, cursor: Mapping[str, str]) -> AsyncGenerator[Batch, None]:
         """Batches from the cursor on, for ever; see `Sensor`."""

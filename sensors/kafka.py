@@ -11,7 +11,6 @@ import msgspec
 
 from freshet.engine.assets import Source
 from freshet.engine.errors import DefinitionError, did_you_mean
-from freshet.engine.keys import AssetKey
 from freshet.engine.partitions import describe
 from freshet.engine.spaces import space_of
 from freshet.engine.specs import AssetSpec
@@ -113,22 +112,11 @@ class KafkaSensor:
 
     def __init__(self, topics: Topics, fed: Mapping[str, AssetSpec]) -> None:
         self.topics = topics
-        self._fed = fed
-
-    @property
-    def name(self) -> str:
-        """The name its cursor is stored under; from the topics unless one was given."""
-        return self.topics.name
-
-    @property
-    def sources(self) -> tuple[AssetKey, ...]:
-        """The sources it reports."""
-        return tuple(spec.key for spec in set_of(self._fed))
-
-    @property
-    def keeps_payload(self) -> bool:
+        self.name = topics.name
+        """Under which its cursor is stored; from the topics unless one was given."""
+        self.sources = tuple(spec.key for spec in set_of(fed))
+        self.keeps_payload = all(feed.keeps_payload for feed in topics.feeds.values())
         """Does it record the value of a message with the change?"""
-        return all(feed.keeps_payload for feed in self.topics.feeds.values())
 
     async def run(self, cursor: Mapping[str, str]) -> AsyncGenerator[Batch, None]:
         """Batches from the cursor on, for ever; see `Sensor`."""

@@ -11,7 +11,6 @@ import anyio.to_thread
 
 from freshet.engine.assets import Source
 from freshet.engine.errors import DefinitionError
-from freshet.engine.keys import AssetKey
 from freshet.engine.partitions import Product, describe
 from freshet.engine.specs import AssetSpec, Plain
 from freshet.sensors.known import Known, Place, Sighting, spec_of
@@ -98,18 +97,11 @@ class ObjectsSensor:
 
     def __init__(self, listed: Listed, pacer: Pacer | None = None) -> None:
         self.listed = listed
+        self.name = listed.name
+        """Under which its cursor is stored; from the first pattern unless one was given."""
+        self.sources = tuple(dict.fromkeys(spec.key for _, spec in listed.patterns))
         self.prefixes = _prefixes({_root(pattern) for pattern, _ in listed.patterns})
         self._pacer = pacer
-
-    @property
-    def name(self) -> str:
-        """The name its cursor is stored under; from the first pattern unless one was given."""
-        return self.listed.name
-
-    @property
-    def sources(self) -> tuple[AssetKey, ...]:
-        """The sources of its patterns."""
-        return tuple(dict.fromkeys(spec.key for _, spec in self.listed.patterns))
 
     async def run(self, cursor: Mapping[str, str]) -> AsyncGenerator[Batch, None]:
         """A listing, what differs, a rest, and again; see `Sensor`. A listing without news yields

@@ -14,7 +14,7 @@ import msgspec
 from freshet.engine.assets import Source
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError
-from freshet.engine.keys import WHOLE, AssetKey
+from freshet.engine.keys import WHOLE
 from freshet.engine.partitions import describe
 from freshet.engine.signatures import place_of
 from freshet.engine.specs import AssetSpec
@@ -129,19 +129,12 @@ class PollSensor:
 
     def __init__(self, polled: Polled, pacer: Pacer | None = None) -> None:
         self.polled = polled
+        self.name = polled.name
+        """Under which its cursor is stored; from the function unless one was given."""
+        self.sources = (polled.source.key,)
         self._pacer = pacer
         self._calling = threading.Lock()
         """Held by a thread that calls the function, also when nobody waits for it any more."""
-
-    @property
-    def name(self) -> str:
-        """The name its cursor is stored under; from the function unless one was given."""
-        return self.polled.name
-
-    @property
-    def sources(self) -> tuple[AssetKey, ...]:
-        """The one source it reports."""
-        return (self.polled.source.key,)
 
     async def run(self, cursor: Mapping[str, str]) -> AsyncGenerator[Batch, None]:
         """A look, what differs, a rest, and again; see `Sensor`. A look that finds nothing new

@@ -1,10 +1,8 @@
 """A daemon that is killed again and again while files land, and the questions to ask afterwards."""
 
-import random
 import shutil
 import signal
 import subprocess
-import sys
 from collections import Counter
 from contextlib import suppress
 from datetime import date, timedelta
@@ -29,6 +27,7 @@ from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.stream import MAX_BATCH
 from freshet.projections.cells import cells_of, version_hash
 from freshet.projections.view import View
+from tests.killable import Killable
 
 PROJECT = """
 import freshet as fr
@@ -75,37 +74,18 @@ GONE = (OSError, anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceEr
 """What asking a daemon ends in when it is not there, or is killed before it answers."""
 
 
-class Chaos:
+class Chaos(Killable):
     """A project folder, its daemon, and all that was promised to those who asked the daemon."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self.folder = folder
-        self.rng = random.Random(seed)
+        super().__init__(folder, PROJECT, seed)
         self.acknowledged: dict[int, SourceChanged] = {}
         self.sent: list[str] = []
         self._written = 0
         self._unanswered: str | None = None
-        (folder / "landing").mkdir(parents=True)
-        (folder / "project.py").write_text(PROJECT)
-
-    @property
-    def state(self) -> Path:
-        return self.folder / ".freshet"
-
-    @property
-    def stream(self) -> Path:
-        return self.state / "stream.db"
+        (folder / "landing").mkdir()
 
     # --- what happens -------------------------------------------------------------------------
-
-    def start(self) -> subprocess.Popen[bytes]:
-        with (self.folder / "daemon.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "freshet", "run", "project.py"],
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-            )
 
     def land(self) -> None:
         """Create or overwrite the file of a random day, with content never seen before."""
@@ -207,9 +187,6 @@ class Chaos:
             return stream.head
 
     # --- what is there afterwards -------------------------------------------------------------
-
-    def log(self) -> str:
-        return (self.folder / "daemon.log").read_text()[-4000:]
 
     def landed(self) -> dict[str, str]:
         """The data version of each file as it lies there, by day."""

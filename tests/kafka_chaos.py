@@ -1,9 +1,7 @@
 """A daemon that reads Kafka is killed again and again, while others join its group and leave."""
 
-import random
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from freshet.engine.events import EngineStarted, Recorded, SourceChanged
 from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.stream import MAX_BATCH
 from tests.broker import Broker, Message
+from tests.killable import Killable
 
 PROJECT = """
 import freshet as fr
@@ -50,23 +49,15 @@ PATIENCE_S = 60
 """Bound on waits that take a second or two when nothing is wrong."""
 
 
-class KafkaChaos:
+class KafkaChaos(Killable):
     """A topic, a daemon that reads it as a member of a group, and other members."""
 
     def __init__(self, folder: Path, broker: Broker, topic: str, seed: int) -> None:
-        self.folder = folder
+        super().__init__(folder, PROJECT.format(topic=topic, servers=broker.bootstrap), seed)
         self.broker = broker
         self.topic = topic
-        self.rng = random.Random(seed)
         self.written: list[tuple[int, int]] = []
         self.rebalances = 0
-        folder.mkdir(parents=True, exist_ok=True)
-        text = PROJECT.format(topic=topic, servers=broker.bootstrap)
-        (folder / "project.py").write_text(text)
-
-    @property
-    def stream(self) -> Path:
-        return self.folder / ".freshet" / "stream.db"
 
     # --- what happens -------------------------------------------------------------------------
 
@@ -147,15 +138,6 @@ class KafkaChaos:
         finally:
             await other.stop()
 
-    def start(self) -> subprocess.Popen[bytes]:
-        with (self.folder / "daemon.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "freshet", "run", "project.py"],
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-            )
-
     async def wait_for(
         self, count: int, daemon: subprocess.Popen[bytes], patience_s: float | None = None
     ) -> None:
@@ -189,6 +171,3 @@ class KafkaChaos:
     async def starts(self) -> int:
         """How often a daemon got as far as to say that it started."""
         return sum(isinstance(r.event, EngineStarted) for r in await self.history())
-
-    def log(self) -> str:
-        return (self.folder / "daemon.log").read_text()[-4000:]

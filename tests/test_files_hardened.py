@@ -30,13 +30,6 @@ flights = fr.source("flights", partitions=fr.daily("2024-01-01", opens="data"))
 many = fr.source("many", partitions=fr.dynamic())
 
 
-@pytest.fixture
-def landing(tmp_path: Path) -> Path:
-    folder = tmp_path / "landing"
-    folder.mkdir()
-    return folder
-
-
 def sensor(landing: Path, **options: object) -> FilesSensor:
     """Relies on hints: no scan is due within an hour, unless something asks for it."""
     options = {"reconcile": "1h", **options}

@@ -27,13 +27,6 @@ flights = fr.source("flights", partitions=fr.daily("2024-01-01", opens="data"))
 airlines = fr.source("airlines")
 
 
-@pytest.fixture
-def landing(tmp_path: Path) -> Path:
-    folder = tmp_path / "landing"
-    folder.mkdir()
-    return folder
-
-
 def sensor(landing: Path, **options: object) -> FilesSensor:
     return fr.files(f"{landing}/{{partition}}.csv", source=flights, **options)  # type: ignore[arg-type]
 

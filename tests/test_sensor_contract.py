@@ -22,7 +22,6 @@ from freshet.engine.events import (
     SensorFailed,
     SensorRecovered,
     SourceChanged,
-    Unknown,
 )
 from freshet.engine.memory import MemoryStream
 from freshet.engine.sqlite import SqliteStream
@@ -34,6 +33,7 @@ from freshet.projections.view import View
 from freshet.sensors.plugins import check_sensor
 from freshet.sensors.sensor import MAX_BATCH_CHANGES
 from tests.outsides import OUTSIDES, Expected, Hasty, Outside, days
+from tests.streams import Gated
 
 pytestmark = pytest.mark.anyio
 
@@ -45,12 +45,18 @@ BREAKABLE = [name for name, make in OUTSIDES.items() if make(Path()).can_break]
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(params=OUTSIDES)
-async def outside(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Outside]:
-    made = OUTSIDES[request.param](tmp_path)
+@asynccontextmanager
+async def opened(name: str, folder: Path) -> AsyncIterator[Outside]:
+    made = OUTSIDES[name](folder)
     await made.open()
     yield made
     await made.close()
+
+
+@pytest.fixture(params=OUTSIDES)
+async def outside(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Outside]:
+    async with opened(request.param, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -168,7 +174,7 @@ async def test_each_change_is_recorded_once(outside: Outside, stream: EventStrea
 async def test_changes_come_with_the_cursor_in_bounded_appends(
     outside: Outside, tmp_path: Path
 ) -> None:
-    stream = Cutting()
+    stream = Gated()
     expected = [await outside.change(n) for n in range(20)]
     async with reading(outside, stream) as read:
         await read.reported(*expected)
@@ -187,44 +193,12 @@ async def test_it_shows_that_it_works_when_there_is_nothing_new(outside: Outside
     assert await count(stream, SourceChanged) == 0
 
 
-class Cutting(MemoryStream):
-    """A stream that remembers its appends; at the next one a cut can be planned, or a halt."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.appends: list[list[AnyEvent | Unknown]] = []
-        self.entered = 0
-        self.before: Callable[[], None] | None = None
-        self.after: Callable[[], None] | None = None
-        self.may = anyio.Event()
-        self.may.set()
-
-    async def append(
-        self,
-        events: Sequence[AnyEvent | Unknown],
-        *,
-        key: str | None = None,
-        expected: int | None = None,
-        actor: str | None = None,
-    ) -> range:
-        self.entered += 1
-        await self.may.wait()
-        if self.before is not None:
-            self.before()
-        positions = await super().append(events, key=key, expected=expected, actor=actor)
-        self.appends.append(list(events))
-        if self.after is not None:
-            self.after()
-            await checkpoint()
-        return positions
-
-
 @pytest.mark.parametrize("seed", range(5))
 async def test_cancelled_at_any_moment_it_goes_on_from_there(outside: Outside, seed: int) -> None:
     """Before, in and after appends, and wherever else it just is: nothing is lost, nothing comes
     twice.
     """
-    rng, stream = random.Random(seed), Cutting()
+    rng, stream = random.Random(seed), Gated()
     expected: list[Expected] = []
     for round_ in range(25):
         expected += [await outside.change(3 * round_ + n) for n in range(rng.randrange(1, 4))]
@@ -289,12 +263,11 @@ def start(name: str, folder: Path) -> subprocess.Popen[str]:
 
 async def test_it_is_held_up_while_nothing_can_be_recorded(outside: Outside) -> None:
     """One batch waits to be recorded; no other is appended, nor its cursor moved, before that."""
-    stream = Cutting()
+    stream = Gated()
     stream.may = anyio.Event()
     expected = [await outside.change(n) for n in range(8)]
     async with reading(outside, stream) as read:
-        while not stream.entered:
-            await anyio.sleep(0)
+        await stream.appending.wait()
         expected += [await outside.change(n) for n in range(8, 16)]
         for _ in range(200):
             await checkpoint()
@@ -334,10 +307,8 @@ def rejections(recorded: Sequence[Recorded]) -> list[MessageRejected]:
 
 @pytest.fixture(params=BREAKABLE)
 async def breakable(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Outside]:
-    made = OUTSIDES[request.param](tmp_path)
-    await made.open()
-    yield made
-    await made.close()
+    async with opened(request.param, tmp_path) as made:
+        yield made
 
 
 async def failures(stream: EventStream) -> tuple[int, int]:
