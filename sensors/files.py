@@ -9,14 +9,12 @@ from typing import Literal
 
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError
-from freshet.engine.partitions import Product, describe
-from freshet.engine.specs import AssetSpec
 from freshet.engine.stores.landing import PASSED_OVER
 from freshet.sensors.admission import HasSpec
 from freshet.sensors.landing.places import Target, Watched
 from freshet.sensors.landing.rules import check_rules
 from freshet.sensors.landing.watch import Watch
-from freshet.sensors.pattern import Pattern, parse_pattern, with_placeholder
+from freshet.sensors.pattern import pattern_for, with_placeholder
 from freshet.sensors.sensor import Batch
 
 RECONCILE_S = 30.0
@@ -64,7 +62,7 @@ def files(
                 f"files({shown!r}): {value!r} is none of {', '.join(map(repr, choices))}"
             )
     passed_over = (ignore,) if isinstance(ignore, str) else tuple(ignore)
-    targets = tuple(Target(_parsed(text, one.spec), one.spec) for text, one in pairs)
+    targets = tuple(Target(pattern_for(one.spec, text), one.spec) for text, one in pairs)
     for target in targets:
         check_rules(target.pattern.text, target.pattern.relative, passed_over, marker)
     return FilesSensor(
@@ -103,18 +101,6 @@ def _pairs(
     if not found:
         raise DefinitionError("files() without a pattern watches nothing")
     return found
-
-
-def _parsed(text: str, spec: AssetSpec) -> Pattern:
-    shape = spec.partitions
-    parsed = parse_pattern(text, shape.names if isinstance(shape, Product) else ())
-    if parsed.partitioned != (shape is not None):
-        raise DefinitionError(
-            f"the pattern {text!r} does not fit source '{spec.key}'",
-            cause=f"the source is {describe(shape)}",
-            hint="a partitioned source needs {partition} in the pattern, others must not have it",
-        )
-    return parsed
 
 
 class FilesSensor:

@@ -11,12 +11,11 @@ import anyio.to_thread
 
 from freshet.engine.assets import Source
 from freshet.engine.errors import DefinitionError
-from freshet.engine.partitions import Product, describe
 from freshet.engine.specs import AssetSpec, Plain
 from freshet.sensors.known import Known, Place, Sighting, spec_of
 from freshet.sensors.object_store import Access, Found
 from freshet.sensors.pace import Pace, Pacer, pace_of
-from freshet.sensors.pattern import Pattern, parse_pattern
+from freshet.sensors.pattern import Pattern, pattern_for
 from freshet.sensors.sensor import Batch
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "file", "memory")
@@ -187,14 +186,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _parsed(text: str, key: str, spec: AssetSpec) -> Pattern:
-    shape = spec.partitions
-    pattern = parse_pattern(key, shape.names if isinstance(shape, Product) else ())
-    if pattern.partitioned != (shape is not None):
-        raise DefinitionError(
-            f"the pattern {text!r} does not fit source '{spec.key}'",
-            cause=f"the source is {describe(shape)}",
-            hint="a partitioned source needs {partition} in the pattern, others must not have it",
-        )
+    pattern = pattern_for(spec, key)
     if key.endswith("/"):
         raise DefinitionError(
             f"the pattern {text!r} names folders, and object storage has none",

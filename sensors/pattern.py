@@ -11,7 +11,8 @@ import msgspec
 
 from freshet.engine.errors import DefinitionError
 from freshet.engine.keys import WHOLE, PartitionKey
-from freshet.engine.partitions import SEPARATOR
+from freshet.engine.partitions import SEPARATOR, Product, describe
+from freshet.engine.specs import AssetSpec
 
 PLACEHOLDER = "{partition}"
 
@@ -153,6 +154,21 @@ def parse_pattern(text: str, dimensions: tuple[str, ...] = ()) -> Pattern:
         order=order,
         folder=text.endswith("/"),
     )
+
+
+def pattern_for(source: AssetSpec, text: str) -> Pattern:
+    """The pattern, as this source needs it. Raises DefinitionError when it names partitions and the
+    source has none, or the other way round.
+    """
+    shape = source.partitions
+    parsed = parse_pattern(text, shape.names if isinstance(shape, Product) else ())
+    if parsed.partitioned != (shape is not None):
+        raise DefinitionError(
+            f"the pattern {text!r} does not fit source '{source.key}'",
+            cause=f"the source is {describe(shape)}",
+            hint="a partitioned source needs {partition} in the pattern, others must not have it",
+        )
+    return parsed
 
 
 def with_placeholder(text: str) -> str:
