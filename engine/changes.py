@@ -8,6 +8,7 @@ import msgspec
 import msgspec.inspect
 from typing_extensions import TypeVar
 
+from freshet.engine.counts import counted
 from freshet.engine.errors import StoreError
 from freshet.engine.keys import AssetKey, PartitionKey
 from freshet.engine.parts import Payload
@@ -128,7 +129,7 @@ class Changes(Sequence[Change[T]]):
         return len(self._changes)
 
     def __repr__(self) -> str:
-        return f"<{len(self)} changes{', and more' if self.more else ''}>"
+        return f"<{counted(len(self), 'change')}{', and more' if self.more else ''}>"
 
 
 def is_changes(annotation: Any) -> bool:

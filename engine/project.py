@@ -86,8 +86,8 @@ def _check_payloads(asset: Asset, deps: Sequence[Dependency], sensors: Sequence[
                     f"asset '{asset.key}' reads payloads of source '{dep.asset}', which sensor"
                     f" '{sensor.name}' does not keep ({asset.where})",
                     cause="each change would come with the payload None",
-                    hint='give the sensor keep="payload", or annotate the parameter as fr.Changes'
-                    " without a type",
+                    hint="annotate the parameter as fr.Changes without a type; payloads are kept by"
+                    ' fr.kafka(..., keep="payload") and by sensors of your own',
                 )
 
 

@@ -106,6 +106,8 @@ def _pairs(
 class FilesSensor:
     """The definition of a file sensor; each `run` is one independent watch."""
 
+    keeps_payload = False
+
     def __init__(self, watched: Watched) -> None:
         self.watched = watched
         self.name = watched.name

@@ -94,6 +94,8 @@ def objects(
 class ObjectsSensor:
     """The definition of a sensor of objects; each `run` lists anew."""
 
+    keeps_payload = False
+
     def __init__(self, listed: Listed, pacer: Pacer | None = None) -> None:
         self.listed = listed
         self.name = listed.name

@@ -127,6 +127,8 @@ def poll(
 class PollSensor:
     """The definition of a poll; each `run` looks anew."""
 
+    keeps_payload = False
+
     def __init__(self, polled: Polled, pacer: Pacer | None = None) -> None:
         self.polled = polled
         self.name = polled.name

@@ -79,7 +79,11 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Sensor(Protocol):
-    """An outside source of changes, read exactly once into the stream; see this module's text."""
+    """An outside source of changes, read exactly once into the stream; see this module's text.
+
+    It may say more: `answers`, what people may ask for in its cursor (`START`, `REPLAY`), and
+    `keeps_payload`, false if it never records the content of what changed.
+    """
 
     @property
     def name(self) -> str:

@@ -392,6 +392,9 @@ def test_payloads_that_no_sensor_keeps_cannot_be_read(asset: Any) -> None:
     assert "sensor 'kafka:t'" in raised.value.message
     assert 'keep="payload"' in (raised.value.hint or "")
     fr.Project([ORDERS, asset], sensors=[declared(source=ORDERS, keep="payload")])
+    for sensor in (fr.files("in.csv", source=ORDERS), fr.poll(lambda: "1", source=ORDERS, every=5)):
+        with pytest.raises(DefinitionError, match="reads payloads"):
+            fr.Project([ORDERS, asset], sensors=[sensor])
 
 
 @pytest.mark.parametrize("asset", [as_a_bell, of_another])
