@@ -62,7 +62,7 @@ def decide(view: View, now: int, slots: int) -> Decision:
     starts: list[list[Cell]] = []
     if free > 0 and (staleness.ready or due):
         starts = _taken(_startable(view, LIVE, due), free)
-        bulk = min(free - len(starts), max(1, slots // BULK_SHARE) - _live_bulk(view))
+        bulk = min(free - len(starts), max(1, slots // BULK_SHARE) - len(staleness.live_bulk))
         if bulk > 0:
             starts += _taken(_startable(view, BULK, []), bulk)
     return Decision(facts, tuple(map(_start, starts)), wake_at)
@@ -138,13 +138,6 @@ def _ready(state: AssetState, kind: int) -> Iterator[list[Cell]]:
             i = state.ready.find(kind, i + 1, stop)
     if group:
         yield group
-
-
-def _live_bulk(view: View) -> int:
-    bulk = view.staleness.bulk
-    if not bulk:
-        return 0
-    return sum(run.event.targets[0].owed in bulk for run in view.runs.live.values())
 
 
 def _attempt(cell: Cell) -> int:

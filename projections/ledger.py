@@ -39,6 +39,8 @@ class Ledger:
         """Rows that would be ready but for a time: a retry, or a deadline for what is missing."""
         self.bulk: dict[int, Tally] = {}
         """Backfills by position: what owes them runs in the share that backfills have."""
+        self.live_bulk: set[int] = set()
+        """The live runs in that share."""
         self.position = 0
         self.heard: dict[AssetKey, dict[PartitionKey, int]] = {}
         """Of sources that are not defined now, the position of the newest change of each partition.

@@ -34,7 +34,7 @@ from freshet.engine.spaces import is_too_far
 from freshet.projections.cells import Cell, fingerprint, upstream_owed, version_hash
 from freshet.projections.deployment import deploy, next_opening, open_by_time
 from freshet.projections.feeds import absorb, feeds_of, read_again
-from freshet.projections.marks import FRESH, NOTHING, Failure, Live, Tally
+from freshet.projections.marks import BULK, FRESH, NOTHING, Failure, Live, Tally
 from freshet.projections.pulls import needed_above
 from freshet.projections.sightings import Sightings
 from freshet.projections.states import AssetState
@@ -163,6 +163,8 @@ class Staleness(Sightings):
                 recorded.position, state.owed[i], fingerprint(state, i), target.code_version
             )
             state.live[i] = live
+            if state.ready[i] == BULK:
+                self.live_bulk.add(recorded.position)
             if state.reads_changes:
                 live.feeds = feeds_of(state, i)
             self._set_next(live, upstream_owed(state, i))
@@ -190,6 +192,7 @@ class Staleness(Sightings):
 
     def _restore(self, run: int, failed: tuple[int, int | None] | None) -> None:
         """End a run for the rows it did not materialize: each owes again what it set out to pay."""
+        self.live_bulk.discard(run)
         for name in self._runs.pop(run, ()):
             cell = self._live(run, name)
             if cell is None:

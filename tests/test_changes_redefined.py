@@ -433,6 +433,28 @@ async def test_what_only_a_backfill_asks_for_takes_its_share_alone(policy: fr.Po
     assert LIVE not in kinds
 
 
+async def test_a_backfill_of_what_was_never_built_leaves_slots_to_others() -> None:
+    """Whatever its partitions owe: they are asked for by the backfill alone."""
+    gate = anyio.Event()
+    live = []
+
+    @fr.asset(partitions=fr.static([str(n) for n in range(10)]), freshness=fr.manual())
+    async def wide() -> int:
+        live.append(1)
+        await gate.wait()
+        return 1
+
+    async with engine(ORDERS, wide, slots=4) as under_test:
+        names = tuple(AssetPartition("wide", str(n)) for n in range(10))
+        await under_test.say(Demanded(names, bulk=True, force=False))
+        for _ in range(200):
+            await anyio.sleep(0)
+        assert len(live) == 2  # half of the slots
+        gate.set()
+        await under_test.quiet()
+    assert len(live) == 10
+
+
 # --- parameters -----------------------------------------------------------------------------------
 
 
