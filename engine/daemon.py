@@ -28,6 +28,7 @@ from freshet.engine.events import (
 )
 from freshet.engine.loop import Loop
 from freshet.engine.project import Project
+from freshet.engine.runner import Runner
 from freshet.engine.socket import serve
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.stores.payloads import Payloads
@@ -145,6 +146,7 @@ async def daemon(
             slots=slots or project.slots,
             clock=clock,
             rng=rng,
+            make_runner=partial(Runner, checks=project.checks),
             payloads=payloads,
         )
         valves = Valves((sensor.name for sensor in project.sensors), view.pauses)

@@ -12,7 +12,7 @@ import msgspec
 
 from freshet.engine.keys import WHOLE, AssetKey, AssetPartition, PartitionKey
 from freshet.engine.parts import Absorbed, Cause, Input, Payload, Target
-from freshet.engine.specs import AssetSpec, Plain
+from freshet.engine.specs import AssetSpec, Plain, Severity
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
@@ -67,7 +67,9 @@ class Materialized(Event, frozen=True, tag="Materialized"):
 
 
 class CheckEvaluated(Event, frozen=True, tag="CheckEvaluated"):
-    """A check looked at a value of an asset partition."""
+    """A check looked at a value of an asset partition: at what run `run` was about to publish, or,
+    without a run, at the version that is there. `message` says what is wrong.
+    """
 
     check: str
     asset: AssetKey
@@ -76,6 +78,9 @@ class CheckEvaluated(Event, frozen=True, tag="CheckEvaluated"):
     passed: bool = True
     blocking: bool = False
     metadata: dict[str, Plain] = {}
+    data_version: str = ""
+    severity: Severity = "warn"
+    message: str = ""
 
 
 # --- runs -------------------------------------------------------------------------------------
@@ -106,7 +111,7 @@ class RunSucceeded(Event, frozen=True, tag="RunSucceeded"):
     duration_us: int = 0
 
 
-FailureKind = Literal["error", "timeout", "exit", "value", "input", "store"]
+FailureKind = Literal["error", "timeout", "exit", "value", "input", "store", "check"]
 
 
 class RunFailed(Event, frozen=True, tag="RunFailed"):

@@ -8,6 +8,7 @@ from freshet.engine.context import Output
 from freshet.engine.executors.invoke import Rejected
 from freshet.engine.orders import Order
 from freshet.engine.parts import Input
+from freshet.engine.specs import Plain
 
 
 def outputs_of(order: Order, value: object) -> list[Output]:
@@ -29,6 +30,21 @@ def outputs_of(order: Order, value: object) -> list[Output]:
 def as_output(value: object) -> Output:
     """An `Output` as it is, anything else as the value of one."""
     return value if isinstance(value, Output) else Output(value)
+
+
+def plain_metadata(values: Mapping[str, object]) -> dict[str, Plain]:
+    """Metadata as it is recorded; numbers of other packages become Python's. Raises TypeError."""
+    found: dict[str, Plain] = {}
+    for name, value in values.items():
+        if not isinstance(value, str | int | float | bool | None) and hasattr(value, "item"):
+            value = value.item()  # a number of numpy, or of a table of one cell
+        if not isinstance(name, str) or not isinstance(value, str | int | float | bool | None):
+            raise TypeError(
+                f"metadata {name!r} is a {type(value).__name__}; text, numbers, true/false and none"
+                " can be recorded"
+            )
+        found[name] = value
+    return found
 
 
 def valueless_version(order: Order, number: int, inputs: tuple[Input, ...], read: int) -> str:

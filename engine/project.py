@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from freshet.engine.assets import Asset, Source
+from freshet.engine.checks import Check, checks_by_asset
 from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.policies import Eager, Policy, check_policy
 from freshet.engine.resolution import resolve
@@ -21,15 +22,16 @@ laptop.
 class Project:
     """Everything `freshet run` needs, checked when it is made.
 
-    `assets` are assets and sources; `freshness` is the policy of assets that name none, and
-    `group_freshness` that of those in a group; `slots` is how many runs may be alive at once.
-    Raises DefinitionError naming asset and file.
+    `assets` are assets and sources, `checks` what their values have to pass; `freshness` is the
+    policy of assets that name none, and `group_freshness` that of those in a group; `slots` is how
+    many runs may be alive at once. Raises DefinitionError naming asset and file.
     """
 
     def __init__(
         self,
         assets: Sequence[Asset | Source],
         *,
+        checks: Sequence[Check] = (),
         sensors: Sequence[Sensor] = (),
         store: Store | None = None,
         freshness: Policy | None = None,
@@ -43,7 +45,9 @@ class Project:
             check_policy(policy, f"group_freshness[{group!r}]")
         if freshness is not None:
             check_policy(freshness, "Project: freshness")
-        self.graph, self.assets = resolve(assets, freshness or Eager(), by_group)
+        known = {item.key: item for item in assets if isinstance(item, Asset | Source)}
+        self.checks = checks_by_asset(checks, known)
+        self.graph, self.assets = resolve(assets, freshness or Eager(), by_group, self.checks)
         _check_groups(by_group, {spec.group for spec in self.graph.specs.values()})
         self.sensors = tuple(sensors)
         self.store: Store = store if store is not None else LocalStore("data")

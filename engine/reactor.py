@@ -145,8 +145,8 @@ def _attempt(cell: Cell) -> int:
     failure = cell.failure
     if failure is None:
         return 1
-    tried = (fingerprint(cell.home, cell.i), cell.home.spec.code_version)
-    return failure.attempt + 1 if (failure.fingerprint, failure.code_version) == tried else 1
+    again = failure.is_of(fingerprint(cell.home, cell.i), cell.home.trial)
+    return failure.attempt + 1 if again else 1
 
 
 def _start(group: list[Cell]) -> RunStarted:

@@ -10,6 +10,7 @@ import msgspec
 from freshet.engine.arguments import check_types, read_by_change
 from freshet.engine.assets import Asset, Definition, Input, Source
 from freshet.engine.changes import hides_changes, payload_problem
+from freshet.engine.checks import Check
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.graph import Graph
@@ -24,9 +25,10 @@ def resolve(
     definitions: Sequence[Definition],
     default_policy: Policy,
     by_group: Mapping[str, Policy] | None = None,
+    checks: Mapping[AssetKey, Sequence[Check]] | None = None,
 ) -> tuple[Graph, dict[AssetKey, Asset]]:
     """The checked graph of all definitions, and the assets by key. An asset that names no policy
-    has that of its group, or the default.
+    has that of its group, or the default. `checks` are those of each asset.
 
     Raises DefinitionError naming the asset and the file for whatever does not fit.
     """
@@ -48,6 +50,11 @@ def resolve(
         if isinstance(item, Asset)
         else item.spec
         for item in known.values()
+    ]
+    judged = checks or {}
+    specs = [
+        msgspec.structs.replace(spec, checks=tuple(one.spec for one in judged.get(spec.key, ())))
+        for spec in specs
     ]
     for spec in specs:
         check_types(spec, known[spec.key].where)

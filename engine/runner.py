@@ -4,8 +4,7 @@ append.
 
 import random
 import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,16 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from freshet.engine.assets import Asset
-from freshet.engine.context import Context, Output, Window
+from freshet.engine.checks import Check
+from freshet.engine.contexts import context_of
 from freshet.engine.errors import StoreError
-from freshet.engine.events import AnyEvent, Materialized, RunFailed, RunSucceeded
+from freshet.engine.events import (
+    AnyEvent,
+    CheckEvaluated,
+    Materialized,
+    RunFailed,
+    RunSucceeded,
+)
 from freshet.engine.executors.invoke import Failed, Permit, Rejected, in_thread, on_loop
 from freshet.engine.inputs import (
     Load,
@@ -34,15 +40,22 @@ from freshet.engine.orders import Order, Reading
 from freshet.engine.outputs import as_output, check_type, outputs_of, valueless_version
 from freshet.engine.parts import Input
 from freshet.engine.persist import persist
+from freshet.engine.publishing import (
+    Audit,
+    Draft,
+    audit,
+    audit_in_thread,
+    blocked_by,
+    publish,
+    stage,
+)
 from freshet.engine.readings import Taken, arguments_of, take_changes
 from freshet.engine.signatures import element_annotation, without_none
-from freshet.engine.spaces import calendar_of
 from freshet.engine.specs import Plain
 from freshet.engine.stores.landing import InputChangedError, still_the_same
 from freshet.engine.stores.payloads import Payloads, inline_content
-from freshet.engine.stores.store import Staged, Store
+from freshet.engine.stores.store import Store
 from freshet.engine.stream import EventStream
-from freshet.engine.windows import Calendar
 from freshet.projections.catalog import Version
 
 MAX_RETRY_DELAY_MS = 300_000
@@ -101,8 +114,10 @@ class Runner:
         clock: Callable[[], int],
         timer: Callable[[], float] = time.perf_counter,
         payloads: Payloads | None = None,
+        checks: Mapping[str, Sequence[Check]] | None = None,
     ) -> None:
         self._assets = assets
+        self._checks = checks or {}
         self._store = store
         self._stream = stream
         self._tasks = tasks
@@ -130,7 +145,7 @@ class Runner:
         finally:
             self.live -= 1
 
-    async def _attempt(self, order: Order) -> list[Materialized] | Failed:
+    async def _attempt(self, order: Order) -> list[AnyEvent] | Failed:
         """One attempt, in one worker thread or on the loop; never raises for what user code
         does.
         """
@@ -152,7 +167,7 @@ class Runner:
             previous = version_in(await self._stream.at(reading.previous), reading.previous)
         return msgspec.structs.replace(work, taken=taken, previous=previous)
 
-    async def _call(self, work: Work, timeout: float | None) -> list[Materialized] | Failed:
+    async def _call(self, work: Work, timeout: float | None) -> list[AnyEvent] | Failed:
         if work.asset.is_async:
             return await on_loop(lambda: self._on_loop(work), timeout)
         try:
@@ -166,13 +181,13 @@ class Runner:
             self.left_behind += 1
         return result
 
-    def _in_thread(self, work: Work, permit: Permit) -> list[Materialized] | Failed:
+    def _in_thread(self, work: Work, permit: Permit) -> list[AnyEvent] | Failed:
         arguments = self._arguments(work)
         value = work.asset.function(**arguments)
         self._check_files(work, arguments)
         return self._keep(work, value, permit)
 
-    async def _on_loop(self, work: Work) -> list[Materialized] | Failed:
+    async def _on_loop(self, work: Work) -> list[AnyEvent] | Failed:
         if work.loads and not self._light(work):
             arguments = await anyio.to_thread.run_sync(
                 lambda: self._arguments(work, lazy=False), limiter=self._threads
@@ -181,7 +196,10 @@ class Runner:
             arguments = self._arguments(work)
         value = await work.asset.function(**arguments)
         self._check_files(work, arguments)
-        if self._store.in_memory or (work.order.spec.batch == 1 and as_output(value).value is None):
+        light = self._store.in_memory or (
+            work.order.spec.batch == 1 and as_output(value).value is None
+        )
+        if light and work.order.spec.key not in self._checks:
             return self._keep(work, value, Permit())
         permit = Permit()
         return await anyio.to_thread.run_sync(
@@ -209,7 +227,7 @@ class Runner:
             previous = partial(self._own_value, work) if work.previous is not None else None
             arguments |= arguments_of(work.taken, work.asset.changes_of, content, previous)
         if work.asset.takes_context:
-            arguments["context"] = _context(work.order)
+            arguments["context"] = context_of(work.order)
         return arguments
 
     def _own_value(self, work: Work) -> Any:
@@ -272,38 +290,46 @@ class Runner:
 
     # --- writing ------------------------------------------------------------------------------
 
-    def _keep(self, work: Work, value: object, permit: Permit) -> list[Materialized] | Failed:
-        """Stage and publish, unless the run was given up meanwhile: all partitions or none."""
+    def _draft(self, work: Work, value: object) -> Draft:
+        """Stage what was returned. Raises Rejected when it does not fit, or cannot be stored."""
         order = work.order
         outputs = outputs_of(order, value)
         for output in outputs:
             if output.value is not None and order.spec.batch == 1:
                 check_type(work.asset, output.value)
-        try:
-            staged = [
-                self._store.stage(AssetPartition(t.asset, t.partition), order.run, output.value)
-                if output.value is not None
-                else None
-                for t, output in zip(order.targets, outputs, strict=True)
-            ]
-            if not permit.take():
-                self._store.discard(order.run)
-                return Failed("timeout", "given up")
-            for one in staged:
-                if one is not None:
-                    self._store.publish(one)
-        except StoreError as error:
-            self._store.discard(order.run)
-            raise Rejected("store", str(error)) from error
+        return stage(self._store, order, outputs)
+
+    def _keep(self, work: Work, value: object, permit: Permit) -> list[AnyEvent] | Failed:
+        """Stage, audit and publish; all partitions or none."""
+        draft = self._draft(work, value)
+        return self._published(work, draft, permit, audit_in_thread(self._audit(work, draft)))
+
+    def _audit(self, work: Work, draft: Draft) -> Audit:
+        checks = self._checks.get(work.order.spec.key, ())
+        return audit(self._store, draft, checks, context_of(work.order) if checks else None)
+
+    def _published(
+        self, work: Work, draft: Draft, permit: Permit, found: list[CheckEvaluated]
+    ) -> list[AnyEvent] | Failed:
+        """Publish what has passed, unless the run was given up meanwhile."""
+        failed = blocked_by(found)
+        if failed is not None:
+            self._store.discard(work.order.run)
+            return failed
+        late = publish(self._store, draft, permit)
+        if late is not None:
+            return late
         return [
-            self._materialized(work, number, outputs[number], staged[number])
-            for number in range(len(outputs))
+            *found,
+            *(self._materialized(work, n, draft) for n in range(len(draft.outputs))),
         ]
 
-    def _materialized(
-        self, work: Work, number: int, output: Output, staged: Staged | None
-    ) -> Materialized:
-        target = work.order.targets[number]
+    def _materialized(self, work: Work, number: int, draft: Draft) -> Materialized:
+        target, output, staged = (
+            work.order.targets[number],
+            draft.outputs[number],
+            draft.staged[number],
+        )
         inputs = work.inputs(number)
         if staged is not None:
             version, metadata = staged.data_version, {**output.metadata, **staged.metadata}
@@ -324,11 +350,12 @@ class Runner:
         )
 
     def _ending(
-        self, order: Order, made: list[Materialized] | Failed, duration_us: int
+        self, order: Order, made: list[AnyEvent] | Failed, duration_us: int
     ) -> list[AnyEvent]:
         if isinstance(made, Failed):
             retry_at = self._retry_at(order, made)
-            return [RunFailed(order.run, made.kind, made.error, made.detail, duration_us, retry_at)]
+            ended = RunFailed(order.run, made.kind, made.error, made.detail, duration_us, retry_at)
+            return [*made.found, ended]
         return [*made, RunSucceeded(order.run, duration_us)]
 
     def _retry_at(self, order: Order, failed: Failed) -> int | None:
@@ -338,6 +365,9 @@ class Runner:
         otherwise leave nothing that starts the next run.
         """
         spec = order.spec
+        if failed.kind == "check":
+            # The same value would fail again; but of a batch each is tried alone, at once.
+            return self._clock() if len(order.targets) > 1 else None
         if order.attempt > spec.retries and not failed.passing:
             return None
         delay_ms = (
@@ -350,41 +380,6 @@ class Runner:
 def _unreadable(what: str, error: StoreError) -> Rejected:
     text = f"parameter '{what}': {error}"
     return Rejected("input", text, passing=isinstance(error, InputChangedError))
-
-
-def _context(order: Order) -> Context:
-    partitions = tuple(target.partition for target in order.targets)
-    gaps = dict.fromkeys(
-        AssetPartition(read.asset, key)
-        for target in order.reads
-        for read in target
-        for key in read.gaps
-    )
-    return Context(
-        order.spec.key,
-        partitions[0],
-        order.run,
-        order.attempt,
-        order.started_at,
-        partitions,
-        _windows(order, partitions),
-        tuple(gaps),
-    )
-
-
-def _windows(order: Order, partitions: tuple[PartitionKey, ...]) -> dict[PartitionKey, Window]:
-    calendar, stride = calendar_of(order.space)
-    found: dict[PartitionKey, Window] = {}
-    for key in partitions if calendar is not None else ():
-        i = order.space.ordinal(key)
-        if i is not None and calendar is not None:
-            start, end = calendar.start_us(i // stride), calendar.end_us(i // stride)
-            found[key] = Window(_moment(start, calendar), _moment(end, calendar))
-    return found
-
-
-def _moment(us: int, calendar: Calendar) -> datetime:
-    return datetime.fromtimestamp(us / 1_000_000, calendar.zone or UTC)
 
 
 def _may_be_path(asset: Asset, parameter: str, load: Load) -> bool:

@@ -10,12 +10,13 @@ import msgspec
 
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError, did_you_mean
-from freshet.engine.events import Materialized
+from freshet.engine.events import AnyEvent
 from freshet.engine.executors.invoke import Failed, Permit, Rejected, on_loop
 from freshet.engine.graph import Graph
 from freshet.engine.inputs import version_in
 from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.orders import Order
+from freshet.engine.publishing import audit_inline
 from freshet.engine.runner import Runner, Work
 from freshet.projections.catalog import Version
 
@@ -86,16 +87,14 @@ class SimulatedRunner(Runner):
         self._conduct = conduct
         self._folder = folder
 
-    async def _call(self, work: Work, timeout: float | None) -> list[Materialized] | Failed:
+    async def _call(self, work: Work, timeout: float | None) -> list[AnyEvent] | Failed:
         seconds = self._conduct.seconds(work.order.spec.key)
         fails = self._conduct.fails(work.order)
         here = {at: self._placed(version) for at, version in work.versions.items()}
         placed_here = msgspec.structs.replace(work, versions=here)
         return await on_loop(lambda: self._perform(placed_here, seconds, fails), timeout)
 
-    async def _perform(
-        self, work: Work, seconds: float, fails: bool
-    ) -> list[Materialized] | Failed:
+    async def _perform(self, work: Work, seconds: float, fails: bool) -> list[AnyEvent] | Failed:
         ends_at = self._timer() + seconds
         try:
             arguments = self._arguments(work)
@@ -108,7 +107,9 @@ class SimulatedRunner(Runner):
         if fails:
             raise Rejected("error", "the simulation was told to let this run fail")
         self._check_files(work, arguments)
-        return self._keep(work, value, Permit())
+        draft = self._draft(work, value)
+        found = await audit_inline(self._audit(work, draft))
+        return self._published(work, draft, Permit(), found)
 
     def _fetch(self, position: int) -> Version:
         return self._placed(version_in(at_once(self._stream.at(position)), position))

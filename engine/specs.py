@@ -20,6 +20,21 @@ Plain = str | int | float | bool | None
 """What metadata values are made of; nested values are not needed and not allowed."""
 
 
+Severity = Literal["warn", "error"]
+
+
+class CheckSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One check of an asset, as data: a `blocking` one keeps what does not pass from being
+    published.
+    """
+
+    name: str
+    blocking: bool = False
+    severity: Severity = "warn"
+    code_version: str = ""
+    description: str = ""
+
+
 class Dependency(msgspec.Struct, frozen=True, omit_defaults=True):
     """One edge: the upstream asset, how partitions map, and the parameter that receives the value.
 
@@ -60,10 +75,17 @@ class AssetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     kinds: tuple[str, ...] = ()
     description: str = ""
     metadata: dict[str, Plain] = {}
+    checks: tuple[CheckSpec, ...] = ()
 
     @property
     def is_source(self) -> bool:
         return self.kind == "source"
+
+    @property
+    def trial(self) -> str:
+        """What decides, with the inputs, whether a run fails: its code and what may block it."""
+        checks = [f"{one.name}={one.code_version}" for one in self.checks if one.blocking]
+        return "|".join([self.code_version, *checks])
 
     @property
     def reads_changes(self) -> bool:

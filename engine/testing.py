@@ -270,6 +270,7 @@ class Simulation(Recollection):
             rng=random.Random(f"retries {seed}"),
             make_runner=partial(
                 SimulatedRunner,
+                checks=project.checks,
                 conduct=self._conduct,
                 folder=self._folder,
                 timer=self._time.time,

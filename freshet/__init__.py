@@ -6,6 +6,7 @@ what must be rebuilt, in milliseconds, and can always say why.
 
 from freshet.engine.assets import Asset, Input, Source, asset, source
 from freshet.engine.changes import Change, Changes
+from freshet.engine.checks import Check, CheckResult, check
 from freshet.engine.context import Context, Output, Window
 from freshet.engine.errors import DefinitionError, FreshetError, SensorError
 from freshet.engine.keys import AssetPartition
@@ -49,6 +50,8 @@ __all__ = [
     "Batch",
     "Change",
     "Changes",
+    "Check",
+    "CheckResult",
     "Context",
     "DefinitionError",
     "FreshetError",
@@ -69,6 +72,7 @@ __all__ = [
     "by_function",
     "change",
     "changed",
+    "check",
     "cron",
     "cron_windows",
     "daily",

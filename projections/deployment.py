@@ -25,13 +25,17 @@ def deploy(debts: Debts, old: Graph, new: Graph, recorded: Recorded) -> None:
     for key in [key for key in debts.states if key not in new.specs]:
         _put_away(debts, debts.states.pop(key), recorded.position)
     orphaned: list[AssetPartition] = []
+    judged_anew: list[AssetState] = []
     states: dict[AssetKey, AssetState] = {}
     for key, spec in new.specs.items():
         state = debts.states.get(key) or _new_state(debts, spec)
         if state.spec.partitions != spec.partitions:
             state = _reshaped(debts, state, spec, orphaned)
+        judged = state.trial != spec.trial
         state.define(spec, state.space)
         states[key] = state
+        if judged:
+            judged_anew.append(state)
     debts.states = states
     debts.order = list(states.values())
     _link(debts)
@@ -43,6 +47,9 @@ def deploy(debts: Debts, old: Graph, new: Graph, recorded: Recorded) -> None:
         if key in changed or above & changed or above & debts.moved:
             _redefine(debts, state, recorded.position, key in changed)
     debts.moved = None
+    for state in judged_anew:
+        for i in state.failures:
+            debts.touch(state, i)  # what blocked it may pass now
     for name in orphaned:
         reader = states.get(name.asset)
         row = reader.number(name.partition) if reader is not None else None

@@ -22,28 +22,32 @@ LIVE, BULK = 1, 2
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """The last failed attempt, and the inputs and code it was made with."""
+    """The last failed attempt, the inputs it was made with, and the code and blocking checks."""
 
     position: int
     attempt: int
     fingerprint: int
-    code_version: str
+    trial: str
     retry_at: int | None
+
+    def is_of(self, fingerprint: int, trial: str) -> bool:
+        """Would the next attempt be made with the same?"""
+        return (self.fingerprint, self.trial) == (fingerprint, trial)
 
 
 class Live:
     """A live run of a row: its id, the debt it set out to pay, what is owed when it ends, the
-    inputs and code it was started with, and what it reads change by change.
+    inputs, code and blocking checks it was started with, and what it reads change by change.
     """
 
-    __slots__ = ("feeds", "next", "paying", "pinned", "pinned_code", "run")
+    __slots__ = ("feeds", "next", "paying", "pinned", "run", "trial")
 
-    def __init__(self, run: int, paying: int, pinned: int, pinned_code: str) -> None:
+    def __init__(self, run: int, paying: int, pinned: int, trial: str) -> None:
         self.run = run
         self.paying = paying
         self.next = NOTHING
         self.pinned = pinned
-        self.pinned_code = pinned_code
+        self.trial = trial
         self.feeds: tuple[Feed, ...] = ()
 
 

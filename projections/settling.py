@@ -119,13 +119,11 @@ class Settling(Ledger):
         if not wanted(state, i):
             self.unlist(state, i)
             return
-        if failure is not None:
-            tried = (fingerprint(state, i), state.spec.code_version)
-            if (failure.fingerprint, failure.code_version) == tried:
-                if failure.retry_at is None:
-                    self.unlist(state, i)
-                    return
-                at = max(at, failure.retry_at)
+        if failure is not None and failure.is_of(fingerprint(state, i), state.trial):
+            if failure.retry_at is None:
+                self.unlist(state, i)
+                return
+            at = max(at, failure.retry_at)
         if at:
             self.unlist(state, i)
             self.timed.set(Cell(state, i), at)

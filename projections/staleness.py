@@ -159,9 +159,9 @@ class Staleness(Sightings):
             if cell is None or cell.running:
                 continue
             state, i = cell.home, cell.i
-            live = Live(
-                recorded.position, state.owed[i], fingerprint(state, i), target.code_version
-            )
+            as_decided = target.code_version == state.spec.code_version
+            trial = state.trial if as_decided else target.code_version
+            live = Live(recorded.position, state.owed[i], fingerprint(state, i), trial)
             state.live[i] = live
             if state.ready[i] == BULK:
                 self.live_bulk.add(recorded.position)
@@ -203,10 +203,9 @@ class Staleness(Sightings):
             if failed is not None and state.forced.newest(i) < run:
                 # (a wish made during the run outlives its failure)
                 before = state.failures.get(i)
-                tried = (live.pinned, live.pinned_code)
-                again = before is not None and (before.fingerprint, before.code_version) == tried
+                again = before is not None and before.is_of(live.pinned, live.trial)
                 attempt = before.attempt + 1 if before is not None and again else 1
-                state.failures[i] = Failure(failed[0], attempt, *tried, failed[1])
+                state.failures[i] = Failure(failed[0], attempt, live.pinned, live.trial, failed[1])
             # What came meanwhile may be older than what it set out to pay: an upstream that a
             # deployment added, or any news at all if the run had no reason any more.
             self._end(state, i, min(live.paying, live.next))

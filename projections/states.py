@@ -61,6 +61,7 @@ class AssetState(Columns):
         self.spec = spec
         self.is_source = spec.is_source
         self.reads_changes = spec.reads_changes
+        self.trial = spec.trial
         policy = spec.policy
         self.is_wall = spec.is_source or isinstance(policy, Manual)
         self.at_once = is_at_once(policy)

@@ -7,6 +7,7 @@ from freshet.engine.keys import AssetKey, PartitionKey
 from freshet.projections.catalog import Catalog
 from freshet.projections.causes import Status, status
 from freshet.projections.cells import Cell
+from freshet.projections.checks import Checks
 from freshet.projections.demands import Demands
 from freshet.projections.pauses import Pauses
 from freshet.projections.promises import Promises
@@ -26,6 +27,7 @@ class View:
         self.pauses = Pauses()
         self.promises = Promises(self.staleness, self.runs, self.pauses)
         self.catalog = Catalog()
+        self.checks = Checks()
         self.sensors = Sensors()
         self.backfills = Demands()
         self.engine: Recorded | None = None
@@ -41,6 +43,7 @@ class View:
         self.runs.apply(recorded)
         self.promises.apply(recorded)
         self.catalog.apply(recorded)
+        self.checks.apply(recorded)
         self.sensors.apply(recorded)
         self.pauses.apply(recorded)
         self.backfills.apply(recorded)

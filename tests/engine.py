@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 
 from freshet.engine.assets import Asset, Source
+from freshet.engine.checks import Check, checks_by_asset
 from freshet.engine.events import (
     AnyEvent,
     Demanded,
@@ -14,26 +16,46 @@ from freshet.engine.events import (
     RunStarted,
     SourceChanged,
 )
-from freshet.engine.keys import parse_asset_partition
+from freshet.engine.graph import Graph
+from freshet.engine.keys import AssetKey, parse_asset_partition
 from freshet.engine.loop import Loop
 from freshet.engine.memory import MemoryStream
 from freshet.engine.policies import Eager
 from freshet.engine.resolution import resolve
+from freshet.engine.runner import Runner
 from freshet.engine.stores.memory import MemoryStore
 from freshet.projections.catalog import Version
 from freshet.projections.causes import Status
 from freshet.projections.view import View
 
+Assets = dict[AssetKey, Asset]
+Checks = dict[AssetKey, tuple[Check, ...]]
+
+
+def fitted(definitions: Sequence[Asset | Source | Check]) -> tuple[Graph, Assets, Checks]:
+    """The graph of what a project would have, with its assets and its checks."""
+    known = {item.key: item for item in definitions if not isinstance(item, Check)}
+    checks = checks_by_asset([one for one in definitions if isinstance(one, Check)], known)
+    return *resolve(list(known.values()), Eager(), checks=checks), checks
+
 
 class Engine:
     """One engine under test. Time stands still unless `advance` moves it."""
 
-    def __init__(self, definitions: Sequence[Asset | Source], slots: int) -> None:
+    def __init__(self, definitions: Sequence[Asset | Source | Check], slots: int) -> None:
         self.now = 1_700_000_000_000_000
-        self.graph, assets = resolve(definitions, Eager())
+        self.graph, assets, checks = fitted(definitions)
         self.stream = MemoryStream(self.clock)
         self.store = MemoryStore()
-        self.loop = Loop(View(), self.stream, assets, self.store, slots=slots, clock=self.clock)
+        self.loop = Loop(
+            View(),
+            self.stream,
+            assets,
+            self.store,
+            slots=slots,
+            clock=self.clock,
+            make_runner=partial(Runner, checks=checks),
+        )
 
     def clock(self) -> int:
         return self.now
@@ -53,6 +75,13 @@ class Engine:
 
     async def deploy(self) -> None:
         await self.say(GraphDeployed(self.graph.digest, tuple(self.graph.specs.values())))
+
+    async def redeploy(self, *definitions: Asset | Source | Check) -> None:
+        """Other definitions, while everything goes on; what runs goes on with its own."""
+        self.graph, assets, checks = fitted(definitions)
+        self.loop._assets = self.loop.runner._assets = assets
+        self.loop.runner._checks = checks
+        await self.deploy()
 
     async def change(self, name: str, version: str) -> None:
         """A source is seen with this version (empty: gone), a second after whatever was before."""
@@ -114,7 +143,7 @@ class Engine:
 
 @asynccontextmanager
 async def engine(
-    *definitions: Asset | Source, slots: int = 8, deploy: bool = True
+    *definitions: Asset | Source | Check, slots: int = 8, deploy: bool = True
 ) -> AsyncIterator[Engine]:
     """A live engine with these definitions; everything is cancelled at the end of the block."""
     under_test = Engine(definitions, slots)

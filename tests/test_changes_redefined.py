@@ -55,9 +55,7 @@ def reader(
 
 
 async def redeploy(under_test: Engine, *definitions: fr.Asset | fr.Source) -> None:
-    under_test.graph, assets = resolve(definitions, Eager())
-    under_test.loop._assets = under_test.loop.runner._assets = assets
-    await under_test.deploy()
+    await under_test.redeploy(*definitions)
     await under_test.quiet()
 
 
@@ -251,9 +249,7 @@ async def test_a_partition_that_goes_and_comes_back_during_its_run_reads_what_wa
             await anyio.sleep(0)
         await under_test.say(PartitionsRemoved("d", ("a",)))
         new = reader([one, two], log, partitions=fr.static(["a"]), gate=gate)
-        under_test.graph, assets = resolve([one, two, new], Eager())
-        under_test.loop._assets = under_test.loop.runner._assets = assets
-        await under_test.deploy()
+        await under_test.redeploy(one, two, new)
         gate.set()
         await under_test.quiet()
     assert log == ["d@a:1", "e@a:1"]

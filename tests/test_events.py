@@ -64,7 +64,7 @@ from freshet.engine.policies import (
     MaxLag,
     OnMissing,
 )
-from freshet.engine.specs import AssetSpec, Dependency
+from freshet.engine.specs import AssetSpec, CheckSpec, Dependency
 from freshet.engine.ticks import Hours
 from freshet.engine.windows import Windows
 
@@ -247,6 +247,39 @@ EVENTS: list[tuple[AnyEvent, str, int | None]] = [
         None,
     ),
     (EngineStopped("SIGTERM"), "", None),
+    (
+        CheckEvaluated(
+            "no_negatives",
+            "delays",
+            DAY,
+            9,
+            False,
+            True,
+            {"negatives": 2, "share": 0.5},
+            "d1",
+            "error",
+            "2 numbers are negative",
+        ),
+        f"delays@{DAY}",
+        9,
+    ),
+    (CheckEvaluated("has_rows", "carriers", data_version="d1"), "carriers", None),
+    (
+        GraphDeployed(
+            "88bb",
+            (
+                AssetSpec(
+                    "delays",
+                    checks=(
+                        CheckSpec("no_negatives", True, "error", "k1", "None is below 0."),
+                        CheckSpec("has_rows", code_version="k2"),
+                    ),
+                ),
+            ),
+        ),
+        "",
+        None,
+    ),
 ]
 
 NUMBERED = list(enumerate(event for event, _, _ in EVENTS))

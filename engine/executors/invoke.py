@@ -12,7 +12,7 @@ import anyio.to_thread
 import msgspec
 
 from freshet.engine.errors import FreshetError
-from freshet.engine.events import FailureKind
+from freshet.engine.events import CheckEvaluated, FailureKind
 
 MAX_ERROR_CHARS = 300
 """Of the message of a failure kept in its event; with the detail it stays well below 1 kB of
@@ -39,6 +39,8 @@ class Failed(msgspec.Struct, frozen=True):
     error: str
     detail: str = ""
     passing: bool = False
+    found: tuple[CheckEvaluated, ...] = ()
+    """What the checks said of what it was about to publish."""
 
 
 class Permit:
@@ -65,6 +67,13 @@ class Rejected(Exception):
         self.error = error
         self.passing = passing
         super().__init__(error)
+
+
+def saying(error: BaseException) -> str:
+    """What was raised, in a line."""
+    if isinstance(error, FreshetError | Rejected):
+        return _shorten(str(error))
+    return _shorten(f"{type(error).__name__}: {_text(error)}")
 
 
 def failure(error: BaseException) -> Failed:

@@ -81,6 +81,10 @@ class LocalStore:
         rows = {} if encoded.rows is None else {"rows": encoded.rows}
         return Staged(target, run, version, {"bytes": len(encoded.data), **rows}, str(path))
 
+    def look(self, staged: Staged, annotation: Any) -> Any:
+        """The staged value; annotated as Path, its file, to be read only."""
+        return _read(Path(staged.location), annotation)
+
     def publish(self, staged: Staged) -> None:
         """Move the staged file among the versions, and point the current file at it; synced on
         return.
@@ -115,13 +119,7 @@ class LocalStore:
                 cause=f"the newest {self._keep} versions are kept; the file may have been removed",
                 hint=f"freshet materialize {target}",
             )
-        if annotation is Path:
-            return path
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise _failed("read", path, error) from error
-        return decode(path.suffix, data, annotation)
+        return _read(path, annotation)
 
     def has(self, target: AssetPartition, data_version: str) -> bool:
         """Is the file of this version there?"""
@@ -184,6 +182,16 @@ class LocalStore:
                 folder.rmdir()
             except OSError:
                 break
+
+
+def _read(path: Path, annotation: Any) -> Any:
+    if annotation is Path:
+        return path
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _failed("read", path, error) from error
+    return decode(path.suffix, data, annotation)
 
 
 def _name(target: AssetPartition) -> Path:

@@ -32,6 +32,12 @@ class MemoryStore:
         rows = {} if encoded.rows is None else {"rows": encoded.rows}
         return Staged(target, run, version, {"bytes": len(encoded.data), **rows}, "memory")
 
+    def look(self, staged: Staged, annotation: Any) -> Any:
+        """The staged value."""
+        with self._lock:
+            found = self._staged[staged.run][staged.target]
+        return _read(staged.target, found, annotation)
+
     def publish(self, staged: Staged) -> None:
         """Make the staged value loadable."""
         with self._lock:
@@ -57,15 +63,19 @@ class MemoryStore:
                 cause="a memory store ends with its process",
                 hint=f"freshet materialize {target}",
             )
-        if annotation is Path:
-            raise StoreError(
-                f"{target} cannot be loaded as a Path",
-                cause="a memory store has no files",
-                hint="annotate the parameter as bytes, or use a LocalStore",
-            )
-        return decode(found.suffix, found.data, annotation)
+        return _read(target, found, annotation)
 
     def has(self, target: AssetPartition, data_version: str) -> bool:
         """Can this version be loaded?"""
         with self._lock:
             return (target, data_version) in self._published
+
+
+def _read(target: AssetPartition, found: Encoded, annotation: Any) -> Any:
+    if annotation is Path:
+        raise StoreError(
+            f"{target} cannot be loaded as a Path",
+            cause="a memory store has no files",
+            hint="annotate the parameter as bytes, or use a LocalStore",
+        )
+    return decode(found.suffix, found.data, annotation)

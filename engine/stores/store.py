@@ -36,6 +36,10 @@ class Store(Protocol):
         """Write the value where no reader looks. Raises StoreError for a type it cannot store."""
         ...
 
+    def look(self, staged: Staged, annotation: Any) -> Any:
+        """The staged value, before it is published, in the form the annotation asks for."""
+        ...
+
     def publish(self, staged: Staged) -> None:
         """Make the staged value visible as this version and as the current one; durable on
         return.

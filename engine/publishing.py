@@ -1,0 +1,189 @@
+"""Publishing: what a function returned is staged, audited by the checks of its asset, and only then
+made visible: all of it, or nothing.
+"""
+
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from functools import partial
+from typing import Any
+
+import anyio.from_thread
+import msgspec
+
+from freshet.engine.checks import Check, CheckResult, result_of
+from freshet.engine.context import Context, Output
+from freshet.engine.errors import StoreError
+from freshet.engine.events import CheckEvaluated
+from freshet.engine.executors.invoke import ENDINGS, Failed, Permit, Rejected, saying
+from freshet.engine.keys import AssetPartition
+from freshet.engine.orders import Order
+from freshet.engine.outputs import plain_metadata
+from freshet.engine.stores.store import Staged, Store
+
+MAX_NAMED = 3
+"""Failed checks named in the error of a run; all are recorded one by one."""
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """What a run has made and nobody sees yet: target by target what was returned, and what is
+    staged of it (nothing, if it came without a value).
+    """
+
+    order: Order
+    outputs: Sequence[Output]
+    staged: Sequence[Staged | None]
+
+    def name(self, number: int) -> AssetPartition:
+        target = self.order.targets[number]
+        return AssetPartition(target.asset, target.partition)
+
+
+Audit = Generator[Callable[[], Any], CheckResult, list[CheckEvaluated]]
+"""Yields each call of a check, and is sent what the check found."""
+
+
+def stage(store: Store, order: Order, outputs: Sequence[Output]) -> Draft:
+    """Write all values where no reader looks. Raises Rejected; then nothing is left behind."""
+    try:
+        staged = [
+            store.stage(AssetPartition(t.asset, t.partition), order.run, output.value)
+            if output.value is not None
+            else None
+            for t, output in zip(order.targets, outputs, strict=True)
+        ]
+    except StoreError as error:
+        store.discard(order.run)
+        raise Rejected("store", str(error)) from error
+    return Draft(order, outputs, staged)
+
+
+def publish(store: Store, draft: Draft, permit: Permit) -> Failed | None:
+    """Make all of it visible, unless the run was given up meanwhile. Raises Rejected."""
+    if not permit.take():
+        store.discard(draft.order.run)
+        return Failed("timeout", "given up")
+    try:
+        for one in draft.staged:
+            if one is not None:
+                store.publish(one)
+    except StoreError as error:
+        store.discard(draft.order.run)
+        raise Rejected("store", str(error)) from error
+    return None
+
+
+def audit(store: Store, draft: Draft, checks: Sequence[Check], context: Context | None) -> Audit:
+    """What each check says of each value, in order; every one is asked."""
+    found = []
+    for number, (output, staged) in enumerate(zip(draft.outputs, draft.staged, strict=True)):
+        name = draft.name(number)
+        here = context and msgspec.structs.replace(context, partition=name.partition)
+        version = staged.data_version if staged is not None else output.data_version or ""
+        for check in checks:
+            result = yield partial(_asked, store, check, output.value, staged, here)
+            found.append(evaluated(check, name, draft.order.run, version, result))
+    return found
+
+
+def evaluated(
+    check: Check, name: AssetPartition, run: int, version: str, result: CheckResult
+) -> CheckEvaluated:
+    """What is recorded of a check."""
+    return CheckEvaluated(
+        check.name,
+        name.asset,
+        name.partition,
+        run,
+        result.passed,
+        check.spec.blocking,
+        result.metadata,
+        version,
+        check.spec.severity,
+        result.message,
+    )
+
+
+def blocked_by(found: Sequence[CheckEvaluated]) -> Failed | None:
+    """The failure of a run of whose values some have not passed a blocking check."""
+    bad = [one for one in found if one.blocking and not one.passed]
+    if not bad:
+        return None
+    said = [
+        f"check '{one.check}' failed"
+        + (f" for {one.partition}" if one.partition else "")
+        + (f": {one.message}" if one.message else "")
+        for one in bad[:MAX_NAMED]
+    ]
+    more = f"; and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
+    return Failed("check", "; ".join(said) + more, found=tuple(found))
+
+
+def audit_in_thread(asking: Audit) -> list[CheckEvaluated]:
+    """Ask the checks from a worker thread; those that are async are awaited on its event loop."""
+    answer: CheckResult | None = None
+    try:
+        while True:
+            call = next(asking) if answer is None else asking.send(answer)
+            answer = _found(call)
+    except StopIteration as end:
+        found: list[CheckEvaluated] = end.value
+        return found
+
+
+async def audit_inline(asking: Audit) -> list[CheckEvaluated]:
+    """Ask the checks here, as in a simulation."""
+    answer: CheckResult | None = None
+    try:
+        while True:
+            call = next(asking) if answer is None else asking.send(answer)
+            answer = await _awaited(_inline(call))
+    except StopIteration as end:
+        found: list[CheckEvaluated] = end.value
+        return found
+
+
+async def _inline(call: Callable[[], Any]) -> Any:
+    returned = call()
+    return await returned if isinstance(returned, Awaitable) else returned
+
+
+def _asked(
+    store: Store, check: Check, value: object, staged: Staged | None, context: Context | None
+) -> Any:
+    """Call a check with the value in the form it wants."""
+    arguments: dict[str, Any] = {"context": context} if check.takes_context else {}
+    if check.parameter:
+        wanted = check.annotation
+        if staged is not None and isinstance(wanted, type) and not _is(value, wanted):
+            value = store.look(staged, wanted)
+        arguments[check.parameter] = value
+    return check.function(**arguments)
+
+
+def _is(value: object, wanted: type) -> bool:
+    try:
+        return isinstance(value, wanted)
+    except TypeError:  # a protocol or a typed dict cannot be asked
+        return True
+
+
+def _found(call: Callable[[], Any]) -> CheckResult:
+    try:
+        returned = call()
+        if isinstance(returned, Awaitable):
+            return anyio.from_thread.run(_awaited, returned)
+        return _checked(returned)
+    except ENDINGS as error:  # recorded: as a check that has not passed
+        return CheckResult(False, message=saying(error))
+
+
+async def _awaited(returned: Awaitable[Any]) -> CheckResult:
+    """What it says in the end: caught here, as what is raised on the event loop would end that."""
+    try:
+        return _checked(await returned)
+    except ENDINGS as error:  # recorded: as a check that has not passed
+        return CheckResult(False, message=saying(error))
+
+
+def _checked(returned: object) -> CheckResult:
+    result = result_of(returned)
+    return msgspec.structs.replace(result, metadata=plain_metadata(result.metadata))

@@ -1,0 +1,28 @@
+"""Checks: what each of them last said of each asset partition."""
+
+from typing import NamedTuple
+
+from freshet.engine.events import CheckEvaluated, Recorded
+from freshet.engine.keys import AssetPartition
+
+
+class Verdict(NamedTuple):
+    """Position of the event that says it, and whether the value passed."""
+
+    position: int
+    passed: bool
+
+
+class Checks:
+    """The projection: `last` by asset partition and name of the check. What else was said is read
+    from the stream at those positions.
+    """
+
+    def __init__(self) -> None:
+        self.last: dict[AssetPartition, dict[str, Verdict]] = {}
+
+    def apply(self, recorded: Recorded) -> None:
+        event = recorded.event
+        if isinstance(event, CheckEvaluated):
+            found = self.last.setdefault(AssetPartition(event.asset, event.partition), {})
+            found[event.check] = Verdict(recorded.position, event.passed)
