@@ -135,10 +135,15 @@ async def audit_inline(asking: Audit) -> list[CheckEvaluated]:
     try:
         while True:
             call = next(asking) if answer is None else asking.send(answer)
-            answer = await _awaited(_inline(call))
+            answer = await asked(call)
     except StopIteration as end:
         found: list[CheckEvaluated] = end.value
         return found
+
+
+async def asked(call: Callable[[], Any]) -> CheckResult:
+    """What a check says, called here; one that raises has not passed."""
+    return await _awaited(_inline(call))
 
 
 async def _inline(call: Callable[[], Any]) -> Any:

@@ -18,6 +18,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from freshet.engine.asking import StatusQuestion
 from freshet.engine.errors import FreshetError, RequestError
 from freshet.engine.events import (
+    CheckEvaluated,
     CursorMoved,
     DemandCancelled,
     Demanded,
@@ -49,9 +50,10 @@ Wish = (
     | Paused
     | Resumed
     | CursorMoved
+    | CheckEvaluated
 )
-"""What others may append: changes, wishes, and where a sensor is to go on. Runs and
-materializations are the daemon's own.
+"""What others may append: changes, wishes, where a sensor is to go on, and what a check says of
+what is there. Runs, their checks and materializations are the daemon's own.
 """
 
 
@@ -169,6 +171,8 @@ async def _answer(line: bytes, stream: EventStream, status: StatusAnswer) -> Ans
             return Answer(report=await status(request.status))
         if not request.events:
             return Answer(error="a request appends no event")
+        if any(isinstance(event, CheckEvaluated) and event.run for event in request.events):
+            return Answer(error="what checks say of a run is recorded by the run alone")
         positions = await stream.append(request.events, key=request.key, actor=request.actor)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return Answer(error="a request could not be read", cause=str(error))

@@ -36,6 +36,15 @@ from freshet.engine.policies import Policy, changed, cron, eager, manual, max_la
 from freshet.engine.project import Project
 from freshet.engine.stores.local import LocalStore
 from freshet.engine.stores.memory import MemoryStore
+from freshet.engine.table_checks import (
+    accepted_values,
+    conforms,
+    in_range,
+    not_null,
+    row_count,
+    schema,
+    unique,
+)
 from freshet.sensors.files import files
 from freshet.sensors.generator import change, sensor
 from freshet.sensors.kafka import kafka
@@ -67,12 +76,14 @@ __all__ = [
     "Settlement",
     "Source",
     "Window",
+    "accepted_values",
     "all_partitions",
     "asset",
     "by_function",
     "change",
     "changed",
     "check",
+    "conforms",
     "cron",
     "cron_windows",
     "daily",
@@ -81,11 +92,13 @@ __all__ = [
     "eager",
     "files",
     "hourly",
+    "in_range",
     "kafka",
     "last",
     "manual",
     "max_lag",
     "monthly",
+    "not_null",
     "objects",
     "offset",
     "on_missing",
@@ -93,12 +106,15 @@ __all__ = [
     "poll",
     "previous",
     "product",
+    "row_count",
     "same_partition",
+    "schema",
     "sensor",
     "sensor_from",
     "source",
     "static",
     "table",
     "trailing",
+    "unique",
     "weekly",
 ]

@@ -54,6 +54,7 @@ LAYERS = (
             "engine.arguments",
             "engine.assets",
             "engine.checks",
+            "engine.table_checks",
             "engine.resolution",
         ),
     ),
@@ -198,6 +199,7 @@ LAYERS = (
             "engine.cli.next",
             "engine.cli.write",
             "engine.cli.audit",
+            "engine.cli.checks",
             "engine.cli.pause",
             "engine.cli.freshness",
             "engine.cli.backfill",
@@ -240,7 +242,7 @@ IMPURE = frozenset(
 )
 IMPURE_CALLS = {"now", "today", "utcnow"}  # of datetime and date, however they were imported
 IMPURE_BUILTINS = {"open", "print", "input"}
-OPTIONAL = {"aiokafka", "obstore", "polars", "pandas", "pyarrow", "uvloop"}  # extras
+OPTIONAL = {"aiokafka", "narwhals", "obstore", "polars", "pandas", "pyarrow", "uvloop"}  # extras
 VAGUE_FILES = {"utils", "helpers", "common"}
 VAGUE_CLASS = re.compile(r"Manager|Handler|Service(?![a-z])|^Base(?![a-z])")
 BROAD = {"Exception", "BaseException"}

@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "invalidate": ("write", "Declare values wrong: they are built anew."),
     "backfill": ("backfill", "Build many partitions anew, beside what changes."),
     "backfills": ("backfill", "How far each backfill is; take one back."),
+    "checks": ("checks", "What the checks said of the values."),
+    "check-data": ("checks", "Have the checks look at the values that are there."),
     "partitions": ("backfill", "Add or remove partitions by name."),
     "next": ("next", "When assets run next, or what they wait for."),
     "plan": ("read", "What is not as it should be, and what would run."),
@@ -49,7 +51,9 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"freshet.engine.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"), None) or getattr(
+            module, f"{cmd_name}_"
+        )
         return command
 
     def resolve_command(
