@@ -13,7 +13,14 @@ from freshet.engine.checks import Check, CheckResult, result_of
 from freshet.engine.context import Context, Output
 from freshet.engine.errors import StoreError
 from freshet.engine.events import CheckEvaluated
-from freshet.engine.executors.invoke import ENDINGS, Failed, Permit, Rejected, saying
+from freshet.engine.executors.invoke import (
+    ENDINGS,
+    MAX_ERROR_CHARS,
+    Failed,
+    Permit,
+    Rejected,
+    saying,
+)
 from freshet.engine.keys import AssetPartition
 from freshet.engine.orders import Order
 from freshet.engine.outputs import plain_metadata
@@ -191,4 +198,5 @@ async def _awaited(returned: Awaitable[Any]) -> CheckResult:
 
 def _checked(returned: object) -> CheckResult:
     result = result_of(returned)
-    return msgspec.structs.replace(result, metadata=plain_metadata(result.metadata))
+    message = "" if result.passed else str(result.message)[:MAX_ERROR_CHARS]
+    return CheckResult(result.passed, plain_metadata(result.metadata), message)

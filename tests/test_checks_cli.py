@@ -86,7 +86,7 @@ def test_what_the_checks_say(place: Place) -> None:  # A6, A7, K9, S11
     assert not (place.folder / "data" / "orders" / "2024-01-02.parquet").exists()
     assert not any((place.folder / "data" / ".staged").glob("*"))
     why = place.freshet("why", "report@2024-01-02").stdout
-    assert "check 'in_range_amount' failed: 1 value of amount outside" in why
+    assert "check 'in_range_amount' failed for 2024-01-02: 1 value of amount outside" in why
     # Repaired, it goes on by itself; and what was measured is a series.
     place.land("2024-01-02", "amount\n6\n1\n")
     place.wait_for("Materialized", "report", 2)

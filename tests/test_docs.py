@@ -95,8 +95,9 @@ class Walk:
 
     def command(self, command: str, where: str) -> None:
         if command.startswith("# wait"):
-            assert command == "# wait until fresh", f"{where}: no such wait: {command}"
-            self.wait_until_fresh(where)
+            waits = {"# wait until fresh": True, "# wait until something failed": False}
+            assert command in waits, f"{where}: no such wait: {command}"
+            self.wait_until(where, fresh=waits[command])
         elif command.startswith("freshet run ") and command.endswith("&"):
             self.daemons.append(self.start(command.removesuffix("&").split()))
         elif not f"{command} ".startswith(SKIPPED):
@@ -123,12 +124,14 @@ class Walk:
                 program, cwd=self.folder, env=self.env, stdout=log, stderr=subprocess.STDOUT
             )
 
-    def wait_until_fresh(self, where: str) -> None:
-        """Until everything is fresh, and has stayed so at one position for a few looks."""
+    def wait_until(self, where: str, *, fresh: bool) -> None:
+        """Until everything is fresh, or something failed, and it has stayed so at one position for
+        a few looks.
+        """
         seen: list[int] = []
         deadline = time.monotonic() + PATIENCE_S
         while len(seen) < STILL:
-            assert time.monotonic() < deadline, f"{where}: never fresh\n{self.log()}"
+            assert time.monotonic() < deadline, f"{where}: never {fresh=}\n{self.log()}"
             ended = [daemon for daemon in self.daemons if daemon.poll() is not None]
             assert not ended, f"{where}: the daemon ended\n{self.log()}"
             done = subprocess.run(
@@ -139,10 +142,12 @@ class Walk:
                 timeout=PATIENCE_S,
                 check=False,
             )
-            report = json.loads(done.stdout) if done.returncode == 0 else {"fresh": False}
-            if not report["fresh"] or (seen and seen[-1] != report["position"]):
+            report = json.loads(done.stdout) if done.returncode == 0 else {}
+            failed = any(row["failed"] for row in report.get("assets", ()))
+            there = report.get("fresh", False) if fresh else failed
+            if not there or (seen and seen[-1] != report["position"]):
                 seen.clear()
-            if report["fresh"]:
+            if there:
                 seen.append(report["position"])
 
     def stop(self) -> None:

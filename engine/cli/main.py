@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "backfill": ("backfill", "Build many partitions anew, beside what changes."),
     "backfills": ("backfill", "How far each backfill is; take one back."),
     "checks": ("checks", "What the checks said of the values."),
-    "check-data": ("checks", "Have the checks look at the values that are there."),
+    "check-data": ("checks", "Have the checks of a project look at the values that are there now."),
     "partitions": ("backfill", "Add or remove partitions by name."),
     "next": ("next", "When assets run next, or what they wait for."),
     "plan": ("read", "What is not as it should be, and what would run."),
