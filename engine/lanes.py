@@ -45,8 +45,8 @@ class Lane(Protocol):
         ...
 
     def asked(self, i: int) -> Sequence[PartitionKey]:
-        """The keys that downstream `i` asks for by name, whether the upstream has numbers for them
-        yet or not.
+        """All keys that downstream `i` depends on, if it asks by name, whether the upstream has
+        numbers for them yet or not; none if it asks by number.
         """
         ...
 

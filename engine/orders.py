@@ -134,7 +134,8 @@ def order_of(view: View, recorded: Recorded, event: RunStarted) -> Order | None:
 
 def _reading(cell: Cell) -> Reading:
     state, i = cell.home, cell.i
-    return Reading(state.live[i].feeds, 0 if starts_over(state, i) else cell.made_at)
+    goes_on = cell.there and not starts_over(state, i)
+    return Reading(state.live[i].feeds, cell.made_at if goes_on else 0)
 
 
 def _read(link: Link, i: int) -> Read:

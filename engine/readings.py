@@ -85,9 +85,10 @@ async def _by_source(
     found: list[Recorded] = []
     after = min(feed.first for feed in feeds.values())
     while len(found) < limit:
-        page = await stream.changes(tuple(feeds), after, until, limit=MAX_BATCH)
+        size = min(MAX_BATCH, max(MAX_NAMES, limit - len(found)))
+        page = await stream.changes(tuple(feeds), after, until, limit=size)
         found += [recorded for recorded in page if _is_wanted(recorded, feeds)]
-        if len(page) < MAX_BATCH:
+        if len(page) < size:
             break
         after = page[-1].position
     return found[:limit]

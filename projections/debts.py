@@ -5,7 +5,7 @@
 
 from freshet.engine.keys import AssetPartition
 from freshet.projections.cells import Cell, downstream, upstream_owed
-from freshet.projections.feeds import progress_of
+from freshet.projections.feeds import let_in, progress_of
 from freshet.projections.marks import ABSENT, NOTHING, Keepsake, Live
 from freshet.projections.settling import Settling
 from freshet.projections.states import AssetState, Link
@@ -69,9 +69,10 @@ class Debts(Settling):
             state.live[i] = live
             state.owe(i, live.paying)
             self._forget_debt(live)
-            if live.feeds:
+            if live.feeds or state.reads_changes:
                 state.absorbed[i] = {}  # it reads what it read then, whatever it would read now
-        state.hear(i)
+        if state.hear(i):
+            let_in(state, i)
         kept = self.attic.pop(name, None)
         if kept is None:
             return NOTHING
@@ -112,6 +113,7 @@ class Debts(Settling):
         state.explicit.discard(i)
         state.halfway.discard(i)
         state.absorbed.pop(i, None)
+        state.elsewhere.pop(i, None)
         live = state.live.pop(i, None)
         if live is not None:
             self._set_next(live, NOTHING)

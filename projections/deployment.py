@@ -11,7 +11,7 @@ from freshet.engine.specs import AssetSpec
 from freshet.engine.windows import MAX_HOLES
 from freshet.projections.cells import downstream, upstream_owed
 from freshet.projections.debts import Debts, belongs
-from freshet.projections.feeds import leaves_some, progress_of
+from freshet.projections.feeds import leaves_some, let_in, pin_down
 from freshet.projections.marks import NOTHING
 from freshet.projections.states import AssetState, Link
 from freshet.projections.sums import MASK
@@ -74,7 +74,7 @@ def _pin_down(state: AssetState) -> None:
     """It will read something else by change: note up to where it has read what it reads now."""
     for i in rows_of(state):
         if state.started_at[i] or i in state.live:
-            state.absorbed[i] = progress_of(state, i)
+            pin_down(state, i)
 
 
 def _put_away(debts: Debts, state: AssetState, position: int) -> None:
@@ -241,7 +241,8 @@ def _let_in(debts: Debts, state: AssetState, position: int) -> None:
         i = state.number(key, add=state.adds_keys)
         if i is not None:
             state.ensure(i)
-            state.hear(i)
+            if state.hear(i):
+                let_in(state, i)
     for name in [name for name in debts.attic if name.asset == asset]:
         i = state.number(name.partition, add=state.adds_keys)
         if i is not None:
@@ -300,7 +301,7 @@ def _move(old: AssetState, i: int, new: AssetState, k: int) -> None:
 _COLUMNS = (
     "exists", "there", "state", "hash", "consumed", "code", "changed_at", "made_at", "started_at",
 )  # fmt: skip
-_BY_ROW = ("live", "failures", "forced", "demand", "due", "absorbed")
+_BY_ROW = ("live", "failures", "forced", "demand", "due", "absorbed", "elsewhere")
 
 
 def _differs(before: AssetSpec | None, now: AssetSpec) -> bool:

@@ -1,6 +1,16 @@
 """Feeds: what a row reads of its sources change by change, and whether there is more to read."""
 
-from freshet.projections.progress import Feed, Partitions, Progress, advanced, feed_of, says_more
+from freshet.projections.progress import (
+    NOW,
+    Feed,
+    Partitions,
+    Progress,
+    advanced,
+    beside,
+    feed_of,
+    pinned,
+    since_of,
+)
 from freshet.projections.states import AssetState, Link
 
 
@@ -11,23 +21,58 @@ def feeds_of(state: AssetState, i: int) -> tuple[Feed, ...]:
 
 def progress_of(state: AssetState, i: int) -> Progress:
     """Up to where the row has read, said so that it stays true whatever it reads from here on."""
-    found = state.absorbed.get(i)
-    return found if found is not None else advanced({}, feeds_of(state, i), 0)
+    known = {**state.elsewhere.get(i, {}), **state.absorbed.get(i, {})}
+    return pinned(known, feeds_of(state, i))
+
+
+def pin_down(state: AssetState, i: int) -> None:
+    """What the row reads is about to be something else."""
+    state.absorbed[i] = progress_of(state, i)
+    state.elsewhere.pop(i, None)
 
 
 def absorb(state: AssetState, i: int, feeds: tuple[Feed, ...], run: int, until: int) -> None:
     """The row was made by a run that has read these feeds up to a position, if all: to the run."""
     progress = state.absorbed.get(i)
     state.halfway.discard(i)
+    if not feeds:
+        if progress is not None or i in state.elsewhere:
+            read_again(state, i)  # what it read by change is not in what it is now
+        return
     if progress is None and until == run:
         return
-    progress = state.absorbed[i] = advanced(progress or {}, feeds, until)
+    as_then = {feed.source: feed.partitions for feed in feeds}
+    as_now = {feed.source: feed.partitions for feed in feeds_of(state, i)}
+    move = advanced if as_then == as_now else pinned
+    progress = state.absorbed[i] = move(progress or {}, feeds, until)
     if until < run:
         state.halfway.add(i)
-    else:
-        now = feeds_of(state, i)
-        if all(feed.first == feed.since == run for feed in now) and not says_more(progress, now):
-            del state.absorbed[i]
+        return
+    now = feeds_of(state, i)
+    if all(feed.since == run and not feed.apart for feed in now):
+        del state.absorbed[i]
+        rest = beside(progress, now)
+        if rest:
+            state.elsewhere[i] = {**state.elsewhere.get(i, {}), **rest}
+
+
+def let_in(state: AssetState, j: int) -> None:
+    """A partition of a source that was heard of before has come into being: what was said of it is
+    unread by all who did not ask for it by name, however far they have read.
+    """
+    key = state.space.key(j)
+    for link in state.feeds:
+        if takes_all(link):
+            continue
+        here = link.down
+        for i in link.readers(j):
+            if key in link.lane.asked(i) or not (here.started_at[i] or i in here.live):
+                continue
+            if i not in here.absorbed:
+                here.absorbed[i] = advanced({}, feeds_of(here, i), 0)
+            before = here.elsewhere.get(i, {})
+            known = before.get((state.spec.key, key), before.get((state.spec.key, None), 0))
+            here.absorbed[i].setdefault((state.spec.key, key), known)
 
 
 def newest_change(link: Link, i: int) -> int:
@@ -36,6 +81,8 @@ def newest_change(link: Link, i: int) -> int:
     if takes_all(link):
         return up.newest
     rows = link.reads(i)
+    if up.newest_row in rows:
+        return up.newest
     if isinstance(rows, range):
         return max(up.made_at[rows.start : rows.stop : rows.step], default=0)
     return max((up.made_at[j] for j in rows if j < up.n), default=0)
@@ -50,14 +97,18 @@ def has_unread(link: Link, i: int) -> bool:
 
 
 def _goes_on(link: Link, i: int, progress: Progress) -> bool:
+    up, source, everything = link.up, link.dep.asset, takes_all(link)
     newest = newest_change(link, i)
-    feed = feed_of(link.dep.asset, link.dep.parameter, _partitions(link, i), progress)
-    if not feed.apart or newest <= feed.first:
-        return newest > feed.first
-    up = link.up
-    if takes_all(link) and any(feed.wants(key, at) for key, at in up.heard.items()):
+    if not any(named == source and key is not None and key != NOW for named, key in progress):
+        return newest > since_of(source, progress, everything=everything)
+    feed = feed_of(source, "", _partitions(link, i), progress)
+    if newest <= feed.first:
+        return False
+    if everything and any(feed.wants(key, at) for key, at in up.heard.items()):
         return True
-    return any(feed.wants(up.space.key(j), up.made_at[j]) for j in link.reads(i) if j < up.n)
+    made_at, key = up.made_at, up.space.key
+    rows = (j for j in link.reads(i) if j < up.n and made_at[j])
+    return any(feed.wants(key(j), made_at[j]) for j in rows)
 
 
 def leaves_some(state: AssetState, i: int) -> bool:
@@ -65,7 +116,7 @@ def leaves_some(state: AssetState, i: int) -> bool:
     live = state.live.get(i)
     if live is None:
         return reads_anew(state, i)
-    progress = advanced(state.absorbed.get(i, {}), live.feeds, live.run)
+    progress = pinned(state.absorbed.get(i, {}), live.feeds, live.run)
     return any(link.changes and _goes_on(link, i, progress) for link in state.up)
 
 
@@ -76,7 +127,7 @@ def takes_all(link: Link) -> bool:
 
 def reads_anew(state: AssetState, i: int) -> bool:
     """Is there something that the row is to read change by change?"""
-    return any(link.changes and has_unread(link, i) for link in state.up)
+    return i in state.halfway or any(link.changes and has_unread(link, i) for link in state.up)
 
 
 def read_until(link: Link, i: int) -> int:
@@ -87,6 +138,7 @@ def read_until(link: Link, i: int) -> int:
 def read_again(state: AssetState, i: int) -> None:
     """The row is to begin with the first change."""
     state.absorbed[i] = {}
+    state.elsewhere.pop(i, None)
     state.halfway.discard(i)
     if i in state.live:
         state.live[i].feeds = ()
@@ -111,7 +163,5 @@ def _partitions(link: Link, i: int) -> Partitions:
     up = link.up
     if takes_all(link):
         return None
-    if up.spec.partitions is None:
-        return frozenset(("",))
-    valid, key = up.space.valid, up.space.key
-    return frozenset((*map(key, filter(valid, link.reads(i))), *link.lane.asked(i)))
+    asked = link.lane.asked(i)
+    return frozenset(asked or map(up.space.key, filter(up.space.valid, link.reads(i))))

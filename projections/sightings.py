@@ -6,7 +6,7 @@ from freshet.engine.spaces import is_too_far
 from freshet.projections.cells import upstream_owed, version_hash
 from freshet.projections.debts import Debts, belongs
 from freshet.projections.deployment import pass_watermark, rows_of
-from freshet.projections.feeds import takes_all
+from freshet.projections.feeds import read_again, takes_all
 from freshet.projections.marks import Keepsake
 from freshet.projections.states import AssetState
 
@@ -88,15 +88,14 @@ class Sightings(Debts):
                 self._feed(state, i, recorded)
             return
         wave = self.wave_of(recorded)
+        if state.started_at[i]:
+            read_again(state, i)  # what it was made of by change, if it was
         state.forget_version(i)
         state.made(i, recorded.position)
         state.note_change(i, recorded.position)
         self.touch(state, i)
         self.mark_below(state, i, wave)
         if not state.is_source:
-            if state.reads_changes:
-                state.absorbed[i] = {}  # what it was made of by change has to be read again
-                state.halfway.discard(i)
             self.mark(state, i, min(wave, upstream_owed(state, i)))
         elif not belongs(state, i):
             self.remove(state, i, wave)

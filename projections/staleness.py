@@ -141,9 +141,7 @@ class Staleness(Sightings):
         first of that, NOTHING if there is none.
         """
         feeds, found = state.live[i].feeds, event.absorbed
-        if not feeds:
-            return NOTHING
-        if found is None or not found.rest:
+        if not feeds or found is None or not found.rest:
             absorb(state, i, feeds, event.run, event.run)
             return NOTHING
         absorb(state, i, feeds, event.run, found.until)

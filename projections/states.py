@@ -44,6 +44,8 @@ class AssetState(Columns):
         """Up to where a row has read change by change, where that is not: all it reads now, up to
         the run that made it (`started_at`).
         """
+        self.elsewhere: dict[int, Progress] = {}
+        """Up to where a row had read what it does not read now."""
         self.halfway: set[int] = set()
         """Rows whose last run left changes for the next, because they were many."""
         self.followed = False
@@ -109,9 +111,11 @@ class AssetState(Columns):
     def key(self, i: int) -> AssetPartition:
         return AssetPartition(self.spec.key, self.space.key(i))
 
-    def hear(self, i: int) -> None:
-        """What was heard of a partition before it had this row is told of the row."""
-        self.made_at[i] = self.heard.pop(self.space.key(i), self.made_at[i])
+    def hear(self, i: int) -> bool:
+        """Tell the row what was heard of its partition before it was there: was anything?"""
+        heard = self.heard.pop(self.space.key(i), 0)
+        self.made_at[i] = max(self.made_at[i], heard)
+        return bool(heard)
 
     # --- debts ----------------------------------------------------------------------------------
 

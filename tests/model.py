@@ -163,7 +163,8 @@ class Model:
         said = [(p, k) for p, (a, k) in self.said if a == dep.asset]
         if isinstance(dep.mapping, All) and up is not None:
             return {p for p, _ in said}
-        keys = {""} if up is None else set(reads(dep.mapping, up, down, n[1]))
+        plain = isinstance(dep.mapping, All)
+        keys = {""} if plain else set(reads(dep.mapping, up, down, n[1]))
         by_name = asks_by_name(dep.mapping, up, down)
         return {p for p, k in said if k in keys and (by_name or admits(up, k))}
 
@@ -314,7 +315,8 @@ class Model:
     def must_run(self, n: Key) -> bool:
         return (
             n not in self.version or n not in self.consumed or bool(self.forced.get(n))
-            or bool(self.unread(n)) or self.code[n] != self.specs[n[0]].code_version
+            or bool(self.unread(n)) or n in self.halfway
+            or self.code[n] != self.specs[n[0]].code_version
             or self.consumed[n] != self.fingerprint(n)
         )  # fmt: skip
 
@@ -499,7 +501,8 @@ class Model:
                     self.pinned[n] = (self.fingerprint(n), target.code_version)
                     deps = [dep for dep in self.specs[n[0]].deps if dep.changes]
                     fed: set[int] = set().union(*(self.fed(n, dep) for dep in deps))
-                    self.reading[n] = fed - self.was_read.get(n, set())
+                    if deps:
+                        self.reading[n] = fed - self.was_read.get(n, set())
             case e.Materialized(run=run, data_version=v) if run in self.runs:
                 self.finish(recorded, run, self.runs.pop(run), v, event.absorbed)
             case e.RunFailed(run=run) | e.RunCancelled(run=run) | e.RunAbandoned(run=run) if (
@@ -527,7 +530,6 @@ class Model:
                         self.forced.setdefault(n, set()).add(p)
                         if isinstance(event, e.Invalidated) and self.specs[n[0]].reads_changes:
                             self.read_again(n)
-                            self.reading[n] = set()
                         if isinstance(event, e.Demanded):
                             self.demand.setdefault(n, set()).add(p)
                         self.mark(n, min(p, self.up_eff(n)))
@@ -568,7 +570,7 @@ class Model:
         if v == self.version.get(n):
             self.one_more(n, recorded)
             return
-        if not v and self.specs[n[0]].reads_changes:
+        if not v and n in self.consumed:
             self.read_again(n)
         self.change(n, v or None, self.wave_of(recorded))
 
@@ -581,6 +583,8 @@ class Model:
 
     def read_again(self, n: Key) -> None:
         self.was_read[n] = set()
+        if n in self.running and n in self.reading:
+            self.reading[n] = set()
         self.halfway.discard(n)
 
     def change(self, n: Key, v: str | None, w: int) -> None:
@@ -614,12 +618,14 @@ class Model:
         self, recorded: e.Recorded, run: int, n: Key, v: str, absorbed: Absorbed | None
     ) -> None:
         paid = self.running[n]
-        reading = self.reading.get(n, set())
+        reads_changes, reading = n in self.reading, self.reading.get(n, set())
         rest = absorbed.rest if reading and absorbed is not None and absorbed.rest else INF
         until = absorbed.until if absorbed is not None and rest < INF else run
         self.end(n, min(self.next[n], rest))
         if n not in self.cells:
             return
+        if not reads_changes:
+            self.was_read[n] = set()
         self.was_read.setdefault(n, set()).update(p for p in reading if p <= until)
         self.halfway.discard(n)
         self.halfway |= {n} if rest < INF else set()

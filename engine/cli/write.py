@@ -59,7 +59,10 @@ def invalidate(targets: tuple[str, ...], reason: str, state: Path) -> None:
 )
 @state_option
 def emit(target: str, data_version: str, state: Path) -> None:
-    """Say that a source has a new version. An equal version is recorded, and changes nothing."""
+    """Say that a source has a new version.
+
+    An equal version is recorded, and changes nothing but for assets that read it change by change.
+    """
 
     def build(view: View) -> tuple[Wish, ...]:
         name = possible(view, target, wall_clock())
