@@ -19,9 +19,9 @@ from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from freshet.sensors.landing.mounts import is_remote
 
-STEP_MS, IDLE_STEP_MS = 5, 12
+STEP_MS, IDLE_STEP_MS = 5, 20
 """Quiet time after which hints are handed over: the floor of the latency (watchfiles' default is
-50). Each step wakes a thread, at 30 to 60 µs: the longer ones halve what an idle sensor costs.
+50). Each step wakes a thread, at 30 to 60 µs: the longer ones make an idle sensor cost a quarter.
 """
 
 IDLE_S = 2.0
