@@ -2,13 +2,20 @@
 
 from collections.abc import Mapping
 from hashlib import blake2b
+from typing import Any
+
+import msgspec
 
 from freshet.engine.assets import Asset
 from freshet.engine.context import Output
 from freshet.engine.executors.invoke import Rejected
 from freshet.engine.orders import Order
 from freshet.engine.parts import Input
+from freshet.engine.signatures import element_annotation, without_none
 from freshet.engine.specs import Plain
+
+UNTOLD = (None, Any, object, int, float, bool, list, dict, tuple, set)
+"""Annotations that say nothing of what is inside."""
 
 
 def outputs_of(order: Order, value: object) -> list[Output]:
@@ -59,14 +66,29 @@ def valueless_version(order: Order, number: int, inputs: tuple[Input, ...], read
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def check_type(asset: Asset, value: object) -> None:
-    """A return annotation that is a plain class is a promise; what breaks it is never published."""
-    expected = asset.annotations.get("return")
-    if isinstance(expected, type) and expected is not Output and not _is_a(value, expected):
+def check_type(asset: Asset, value: object, *, batch: bool = False) -> None:
+    """The return annotation is a promise, down to the fields of Structs and the elements of lists;
+    what breaks it is never published. Raises Rejected, naming field and type.
+    """
+    expected = without_none(asset.annotations.get("return"))
+    expected = element_annotation(expected) if batch else expected
+    if expected is Output:
+        return
+    if isinstance(expected, type) and not _is_a(value, expected):
         raise Rejected(
             "value",
             f"'{asset.key}' should return {expected.__name__} but returned {type(value).__name__}",
         )
+    if expected in UNTOLD or isinstance(value, str | bytes):
+        return
+    try:
+        # As it will be stored, and read by who says the same: no other way sees inside of Structs.
+        msgspec.json.decode(msgspec.json.encode(value), type=expected)
+    except msgspec.ValidationError as error:
+        name = getattr(expected, "__name__", "") if isinstance(expected, type) else str(expected)
+        raise Rejected("value", f"'{asset.key}' should return {name}: {error}") from None
+    except (TypeError, ValueError, RecursionError, OverflowError):
+        return  # no value that is stored as JSON, or a type that says nothing of JSON
 
 
 def _is_a(value: object, expected: type) -> bool:

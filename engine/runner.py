@@ -295,8 +295,8 @@ class Runner:
         order = work.order
         outputs = outputs_of(order, value)
         for output in outputs:
-            if output.value is not None and order.spec.batch == 1:
-                check_type(work.asset, output.value)
+            if output.value is not None:
+                check_type(work.asset, output.value, batch=order.spec.batch > 1)
         return stage(self._store, order, outputs)
 
     def _keep(self, work: Work, value: object, permit: Permit) -> list[AnyEvent] | Failed:
