@@ -21,7 +21,7 @@ from freshet.engine.keys import AssetKey, asset_key
 from freshet.engine.mappings import Custom, PartitionMapping
 from freshet.engine.partitions import Partitions
 from freshet.engine.policies import AllOf, AnyOf, Policy, all_of, any_of, check_policy
-from freshet.engine.signatures import annotations_of, parameters_of, place_of
+from freshet.engine.signatures import annotations_of, config_of, parameters_of, place_of
 from freshet.engine.specs import AssetSpec, Missing, Plain
 
 
@@ -208,6 +208,7 @@ def asset(
             kinds=texts(kinds, name, "kinds"),
             description=inspect.getdoc(function) or "" if description is None else description,
             metadata=plain(metadata or {}, name),
+            config=config_of(function),
         )
         return Asset(
             function, spec, has_policy=freshness is not None, deps=deps, inputs=inputs or {}

@@ -44,6 +44,16 @@ def parameters_of(
     return names, takes_context
 
 
+def config_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The parameters with a plain default: configuration, and not what is read."""
+    found = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    return {
+        name: default
+        for name, default in found.items()
+        if name != CONTEXT and isinstance(default, str | int | float | bool)
+    }
+
+
 def annotations_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Annotations as objects; one that cannot be resolved is left out, whatever the others are."""
     target = inspect.unwrap(function)

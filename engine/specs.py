@@ -76,6 +76,8 @@ class AssetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     description: str = ""
     metadata: dict[str, Plain] = {}
     checks: tuple[CheckSpec, ...] = ()
+    config: dict[str, Plain] = {}
+    """The function's parameters that have a default: part of its code version."""
 
     @property
     def is_source(self) -> bool:

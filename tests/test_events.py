@@ -268,6 +268,7 @@ EVENTS: list[tuple[AnyEvent, str, int | None]] = [
         GraphDeployed(
             "88bb",
             (
+                AssetSpec("model", config={"rate": 0.1, "trees": 30, "kind": "a", "deep": True}),
                 AssetSpec(
                     "delays",
                     checks=(
