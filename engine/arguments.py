@@ -5,11 +5,11 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 from freshet.engine.durations import parse_duration_ms
-from freshet.engine.errors import DefinitionError
+from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.keys import AssetKey
 from freshet.engine.mappings import Last
 from freshet.engine.partitions import Partitions
-from freshet.engine.specs import AssetSpec, Dependency, Plain
+from freshet.engine.specs import AssetSpec, Dependency, Plain, PoolShare
 
 
 def check_types(spec: AssetSpec, where: str) -> None:
@@ -65,6 +65,43 @@ def check_max_changes(name: AssetKey, max_changes: int | None, where: str) -> No
         raise DefinitionError(
             f"asset '{name}' has max_changes={max_changes} ({where})", hint="use 1 or more"
         )
+
+
+def shares(
+    name: AssetKey, pools: str | Sequence[str] | Mapping[str, int], where: str
+) -> tuple[PoolShare, ...]:
+    """What a run takes of each pool; how large those are is the project's to say."""
+    named = [pools] if isinstance(pools, str) else pools
+    weights = dict(named) if isinstance(named, Mapping) else dict.fromkeys(named, 1)
+    for pool, weight in weights.items():
+        if not isinstance(pool, str) or not isinstance(weight, int) or weight < 1:
+            raise DefinitionError(
+                f"asset '{name}' has pools={pools!r} ({where})",
+                cause="a run takes a share of a pool, by its name",
+                hint="pools='database', or with a weight of 1 or more: pools={'memory_gb': 4}",
+            )
+    return tuple(PoolShare(pool, weight, 0) for pool, weight in weights.items())
+
+
+def sized(spec: AssetSpec, pools: Mapping[str, int], where: str) -> tuple[PoolShare, ...]:
+    """The shares with the limits the project sets. Raises DefinitionError for a pool without one,
+    or too small.
+    """
+    for share in spec.pools:
+        if share.pool not in pools:
+            raise DefinitionError(
+                f"asset '{spec.key}' takes of the pool '{share.pool}', which the project does not"
+                f" have ({where})",
+                hint=did_you_mean(share.pool, pools) or f"Project(pools={{'{share.pool}': 1}})",
+            )
+        if share.weight > pools[share.pool]:
+            raise DefinitionError(
+                f"a run of asset '{spec.key}' takes {share.weight} of the pool '{share.pool}',"
+                f" which has {pools[share.pool]} ({where})",
+                cause="it could never start",
+                hint="make the pool larger, or the share smaller",
+            )
+    return tuple(PoolShare(one.pool, one.weight, pools[one.pool]) for one in spec.pools)
 
 
 def read_by_change(

@@ -11,6 +11,7 @@ from freshet.engine.arguments import (
     check_partitions,
     check_retries,
     plain,
+    shares,
     texts,
     timeout_ms,
 )
@@ -140,6 +141,7 @@ def asset(
     timeout: float | str | None = None,
     batch: int = 1,
     max_changes: int | None = None,
+    pools: str | Sequence[str] | Mapping[str, int] = (),
     group: str = "default",
     tags: Mapping[str, str] | None = None,
     owners: Sequence[str] = (),
@@ -164,6 +166,7 @@ def asset(
     timeout: float | str | None = None,
     batch: int = 1,
     max_changes: int | None = None,
+    pools: str | Sequence[str] | Mapping[str, int] = (),
     group: str = "default",
     tags: Mapping[str, str] | None = None,
     owners: Sequence[str] = (),
@@ -180,8 +183,10 @@ def asset(
     from `retry_delay`; an attempt longer than `timeout` fails. With `batch=n` one run may take up
     to n partitions: the function returns a dict of partition key to value. A parameter annotated
     `fr.Changes` receives changes, each in one successful run, at most `max_changes` (1,000) at a
-    time: those of the source it names, else those of all sources in `deps`. Durations are seconds
-    or text like "15m". The rest is for people. Raises DefinitionError naming asset and file.
+    time: those of the source it names, else those of all sources in `deps`. A run takes of each of
+    `pools` a share of 1, or the weight that is given, and waits until there is room. Durations are
+    seconds or text like "15m". The rest is for people. Raises DefinitionError naming asset and
+    file.
     """
 
     def declare(function: Callable[..., Any]) -> Asset:
@@ -208,6 +213,7 @@ def asset(
             kinds=texts(kinds, name, "kinds"),
             description=inspect.getdoc(function) or "" if description is None else description,
             metadata=plain(metadata or {}, name),
+            pools=shares(name, pools, where),
             config=config_of(function),
         )
         return Asset(

@@ -24,7 +24,8 @@ class Project:
 
     `assets` are assets and sources, `checks` what their values have to pass; `freshness` is the
     policy of assets that name none, and `group_freshness` that of those in a group; `slots` is how
-    many runs may be alive at once. Raises DefinitionError naming asset and file.
+    many runs may be alive at once, and `pools` how much of each pool they may take together. Raises
+    DefinitionError naming asset and file.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Project:
         freshness: Policy | None = None,
         group_freshness: Mapping[str, Policy] | None = None,
         slots: int = DEFAULT_SLOTS,
+        pools: Mapping[str, int] | None = None,
     ) -> None:
         if slots < 1:
             raise DefinitionError(f"slots={slots}: nothing could ever run", hint="use 1 or more")
@@ -47,7 +49,10 @@ class Project:
             check_policy(freshness, "Project: freshness")
         known = {item.key: item for item in assets if isinstance(item, Asset | Source)}
         self.checks = checks_by_asset(checks, known)
-        self.graph, self.assets = resolve(assets, freshness or Eager(), by_group, self.checks)
+        _check_pools(pools or {})
+        self.graph, self.assets = resolve(
+            assets, freshness or Eager(), by_group, self.checks, pools
+        )
         _check_groups(by_group, {spec.group for spec in self.graph.specs.values()})
         self.sensors = tuple(sensors)
         self.store: Store = store if store is not None else LocalStore("data")
@@ -93,6 +98,14 @@ def _check_payloads(asset: Asset, deps: Sequence[Dependency], sensors: Sequence[
                     hint="annotate the parameter as fr.Changes without a type; payloads are kept by"
                     ' fr.kafka(..., keep="payload") and by sensors of your own',
                 )
+
+
+def _check_pools(pools: Mapping[str, int]) -> None:
+    for pool, limit in pools.items():
+        if not isinstance(limit, int) or limit < 1:
+            raise DefinitionError(
+                f"pools={{{pool!r}: {limit!r}}}: nothing could ever run", hint="use 1 or more"
+            )
 
 
 def _check_groups(by_group: Mapping[str, Policy], groups: set[str]) -> None:

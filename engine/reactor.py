@@ -9,7 +9,7 @@ backfills have a share of the slots of their own.
 """
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, islice
 
 import msgspec
 
@@ -20,6 +20,7 @@ from freshet.projections.causes import changed_inputs, reason
 from freshet.projections.cells import Cell, fingerprint
 from freshet.projections.marks import BULK, LIVE
 from freshet.projections.pauses import ended_pauses, next_end
+from freshet.projections.pools import Room
 from freshet.projections.states import AssetState
 from freshet.projections.view import View
 
@@ -61,10 +62,10 @@ def decide(view: View, now: int, slots: int) -> Decision:
     free = slots - len(view.runs.live)
     starts: list[list[Cell]] = []
     if free > 0 and (staleness.ready or due):
-        starts = _taken(_startable(view, LIVE, due), free)
+        room = Room(staleness, view.runs)
+        starts = list(islice(_startable(view, LIVE, due, room), free))
         bulk = min(free - len(starts), max(1, slots // BULK_SHARE) - len(staleness.live_bulk))
-        if bulk > 0:
-            starts += _taken(_startable(view, BULK, []), bulk)
+        starts += islice(_startable(view, BULK, [], room), max(0, bulk))
     return Decision(facts, tuple(map(_start, starts)), wake_at)
 
 
@@ -83,13 +84,9 @@ def _by_time(view: View, now: int) -> tuple[tuple[AnyEvent, ...], list[int | Non
     return (*facts, *found.events), [*moments, found.wake_at]
 
 
-def _taken(groups: Iterator[list[Cell]], count: int) -> list[list[Cell]]:
-    return [group for group, _ in zip(groups, range(count), strict=False)] if count > 0 else []
-
-
-def _startable(view: View, kind: int, due: list[Cell]) -> Iterator[list[Cell]]:
+def _startable(view: View, kind: int, due: list[Cell], room: Room) -> Iterator[list[Cell]]:
     """Partitions for one run each time: assets of higher priority first, those of the same in turn,
-    then what waited for a time; none of a paused scope.
+    then what waited for a time; none of a paused scope, nor for which a pool has no room.
     """
     states = [
         state
@@ -99,11 +96,11 @@ def _startable(view: View, kind: int, due: list[Cell]) -> Iterator[list[Cell]]:
     if any(state.spec.policy.priority for state in states):
         states.sort(key=lambda state: -state.spec.policy.priority)
         for _, rank in groupby(states, key=lambda state: state.spec.policy.priority):
-            yield from _in_turn([_ready(state, kind) for state in rank])
+            yield from _in_turn([_ready(state, kind, room) for state in rank])
     else:
-        yield from _in_turn([_ready(state, kind) for state in states])
+        yield from _in_turn([_ready(state, kind, room) for state in states])
     for cell in due:
-        if view.pauses.holding(cell.home.spec) is None:
+        if view.pauses.holding(cell.home.spec) is None and room.take(cell.home.spec):
             yield [cell]
 
 
@@ -119,7 +116,15 @@ def _in_turn(turns: list[Iterator[list[Cell]]]) -> Iterator[list[Cell]]:
         turns = going_on
 
 
-def _ready(state: AssetState, kind: int) -> Iterator[list[Cell]]:
+def _ready(state: AssetState, kind: int, room: Room) -> Iterator[list[Cell]]:
+    """The ready rows of one asset as long as its pools have room for one more run of it."""
+    for group in _groups(state, kind):
+        if not room.take(state.spec):
+            return
+        yield group
+
+
+def _groups(state: AssetState, kind: int) -> Iterator[list[Cell]]:
     """The ready rows of one asset from its cursor on, then those before; as many at once as a run
     may take. One that failed is tried alone, so that it does not hold up the others.
     """

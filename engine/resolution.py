@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from freshet.engine.arguments import check_types, read_by_change
+from freshet.engine.arguments import check_types, read_by_change, sized
 from freshet.engine.assets import Asset, Definition, Input, Source
 from freshet.engine.changes import hides_changes, payload_problem
 from freshet.engine.checks import Check
@@ -26,9 +26,10 @@ def resolve(
     default_policy: Policy,
     by_group: Mapping[str, Policy] | None = None,
     checks: Mapping[AssetKey, Sequence[Check]] | None = None,
+    pools: Mapping[str, int] | None = None,
 ) -> tuple[Graph, dict[AssetKey, Asset]]:
     """The checked graph of all definitions, and the assets by key. An asset that names no policy
-    has that of its group, or the default. `checks` are those of each asset.
+    has that of its group, or the default. `checks` are those of each asset, `pools` the limits.
 
     Raises DefinitionError naming the asset and the file for whatever does not fit.
     """
@@ -53,7 +54,11 @@ def resolve(
     ]
     judged = checks or {}
     specs = [
-        msgspec.structs.replace(spec, checks=tuple(one.spec for one in judged.get(spec.key, ())))
+        msgspec.structs.replace(
+            spec,
+            checks=tuple(one.spec for one in judged.get(spec.key, ())),
+            pools=sized(spec, pools or {}, known[spec.key].where),
+        )
         for spec in specs
     ]
     for spec in specs:

@@ -23,6 +23,14 @@ Plain = str | int | float | bool | None
 Severity = Literal["warn", "error"]
 
 
+class PoolShare(msgspec.Struct, frozen=True, array_like=True):
+    """What a run takes of a pool: `weight` of the `limit` that all live runs may take together."""
+
+    pool: str
+    weight: int
+    limit: int
+
+
 class CheckSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """One check of an asset, as data: a `blocking` one keeps what does not pass from being
     published.
@@ -76,6 +84,7 @@ class AssetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     description: str = ""
     metadata: dict[str, Plain] = {}
     checks: tuple[CheckSpec, ...] = ()
+    pools: tuple[PoolShare, ...] = ()
     config: dict[str, Plain] = {}
     """The function's parameters that have a default: part of its code version."""
 

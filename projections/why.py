@@ -45,6 +45,7 @@ from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.origins import subject_of
 from freshet.projections.causes import Status, blocker_text
 from freshet.projections.pauses import EVERYTHING, sensor_scope
+from freshet.projections.pools import Room
 from freshet.projections.view import View
 
 MAX_DEPTH = 32
@@ -54,6 +55,10 @@ MAX_BREADTH = 3
 """Changed inputs followed of each run; the others are counted."""
 
 Asking = Generator[int, Recorded | None, None]
+
+
+WAITING_FOR = ("failed", "retrying", "ready", "unwanted", "deferred", "held", "paused")
+"""Activities of what does not run although it owes: each waits for something."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -91,14 +96,7 @@ def explain(
             steps.append(
                 Step(0, cause.position, "its code version is not the one it was built with")
             )
-    if status.blocker is not None or status.activity in (
-        "failed",
-        "retrying",
-        "unwanted",
-        "deferred",
-        "held",
-        "paused",
-    ):
+    if status.blocker is not None or status.activity in WAITING_FOR:
         hint = yield from _held(view, status, steps)
     cell = view.staleness.cell(*target)
     made_at = view.staleness.made_at(*target)
@@ -240,6 +238,17 @@ def _held(view: View, status: Status, steps: list[Step]) -> Generator[int, Recor
         if position:
             yield from _event(position, 1, steps)
         return _resume(view, status.asset)
+    elif status.activity == "ready":
+        room = Room(view.staleness, view.runs)
+        full = room.full(view.staleness.states[status.asset].spec)
+        if full is None:
+            steps.append(Step(0, 0, "waits: for its turn"))
+            return ""
+        taken = f"{full.taken} of {full.share.limit} is taken"
+        text = f"waits: for room in the pool '{full.share.pool}', of which {taken}"
+        steps.append(Step(0, full.run, text))
+        yield from _event(full.run, 1, steps)
+        return ""
     elif status.activity == "deferred":
         steps.append(Step(0, 0, "waits: nothing asks for it now (`freshet next` says when)"))
         return f"freshet next {key}"

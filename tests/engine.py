@@ -1,6 +1,6 @@
 """The real reactor and runner on streams and stores in memory, with a clock that tests move."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -32,19 +32,26 @@ Assets = dict[AssetKey, Asset]
 Checks = dict[AssetKey, tuple[Check, ...]]
 
 
-def fitted(definitions: Sequence[Asset | Source | Check]) -> tuple[Graph, Assets, Checks]:
+def fitted(
+    definitions: Sequence[Asset | Source | Check], pools: Mapping[str, int] | None = None
+) -> tuple[Graph, Assets, Checks]:
     """The graph of what a project would have, with its assets and its checks."""
     known = {item.key: item for item in definitions if not isinstance(item, Check)}
     checks = checks_by_asset([one for one in definitions if isinstance(one, Check)], known)
-    return *resolve(list(known.values()), Eager(), checks=checks), checks
+    return *resolve(list(known.values()), Eager(), checks=checks, pools=pools), checks
 
 
 class Engine:
     """One engine under test. Time stands still unless `advance` moves it."""
 
-    def __init__(self, definitions: Sequence[Asset | Source | Check], slots: int) -> None:
+    def __init__(
+        self,
+        definitions: Sequence[Asset | Source | Check],
+        slots: int,
+        pools: Mapping[str, int] | None = None,
+    ) -> None:
         self.now = 1_700_000_000_000_000
-        self.graph, assets, checks = fitted(definitions)
+        self.graph, assets, checks = fitted(definitions, pools)
         self.stream = MemoryStream(self.clock)
         self.store = MemoryStore()
         self.loop = Loop(
@@ -143,10 +150,13 @@ class Engine:
 
 @asynccontextmanager
 async def engine(
-    *definitions: Asset | Source | Check, slots: int = 8, deploy: bool = True
+    *definitions: Asset | Source | Check,
+    slots: int = 8,
+    deploy: bool = True,
+    pools: Mapping[str, int] | None = None,
 ) -> AsyncIterator[Engine]:
     """A live engine with these definitions; everything is cancelled at the end of the block."""
-    under_test = Engine(definitions, slots)
+    under_test = Engine(definitions, slots, pools)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(under_test.loop.run)
         if deploy:

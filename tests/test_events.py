@@ -64,7 +64,7 @@ from freshet.engine.policies import (
     MaxLag,
     OnMissing,
 )
-from freshet.engine.specs import AssetSpec, CheckSpec, Dependency
+from freshet.engine.specs import AssetSpec, CheckSpec, Dependency, PoolShare
 from freshet.engine.ticks import Hours
 from freshet.engine.windows import Windows
 
@@ -268,6 +268,7 @@ EVENTS: list[tuple[AnyEvent, str, int | None]] = [
         GraphDeployed(
             "88bb",
             (
+                AssetSpec("orders", pools=(PoolShare("db", 1, 2), PoolShare("gb", 6, 8))),
                 AssetSpec("model", config={"rate": 0.1, "trees": 30, "kind": "a", "deep": True}),
                 AssetSpec(
                     "delays",

@@ -83,6 +83,7 @@ LAYERS = (
             "projections.deployment",
             "projections.sightings",
             "projections.staleness",
+            "projections.pools",
             "projections.causes",
             "projections.paths",
             "projections.quiet",
