@@ -1,6 +1,7 @@
 """Pools: how much of what is scarce is taken by live runs."""
 
 from collections import Counter
+from functools import cached_property
 from typing import NamedTuple
 
 from freshet.engine.specs import AssetSpec, PoolShare
@@ -19,16 +20,24 @@ class Full(NamedTuple):
 
 
 class Room:
-    """What is left of each pool, of which runs about to start take their shares."""
+    """What is left of each pool, of which runs about to start take their shares. Who takes of no
+    pool costs nothing.
+    """
 
     def __init__(self, staleness: Staleness, runs: Runs) -> None:
-        self._taken: Counter[str] = Counter()
+        self._staleness = staleness
+        self._runs = runs
         self._first: dict[str, int] = {}
-        for run in runs.live.values():
-            state = staleness.states.get(run.event.targets[0].asset)
+
+    @cached_property
+    def _taken(self) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for run in self._runs.live.values():
+            state = self._staleness.states.get(run.event.targets[0].asset)
             for share in state.spec.pools if state is not None else ():
-                self._taken[share.pool] += share.weight
+                found[share.pool] += share.weight
                 self._first.setdefault(share.pool, run.run)
+        return found
 
     def full(self, spec: AssetSpec) -> Full | None:
         """The first pool that has no room for a run of this asset; None if all have."""
