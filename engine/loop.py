@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from freshet.engine.assets import Asset
-from freshet.engine.events import Recorded, RunAbandoned, RunStarted
+from freshet.engine.events import Recorded, RunAbandoned, RunCancelled, RunStarted
 from freshet.engine.orders import order_of
 from freshet.engine.persist import persist
 from freshet.engine.reactor import decide
@@ -109,6 +109,8 @@ class Loop:
             else:
                 lost = order.lost if order is not None else "its target is gone"
                 tasks.start_soon(persist, self._stream, [RunAbandoned(recorded.position, lost)])
+        elif isinstance(event, RunCancelled):
+            self.runner.cancel(event.run)
         for listener in self.listeners:
             listener(recorded, self.view)
 

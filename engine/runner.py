@@ -51,7 +51,6 @@ from freshet.engine.publishing import (
 )
 from freshet.engine.readings import Taken, arguments_of, take_changes
 from freshet.engine.signatures import element_annotation, without_none
-from freshet.engine.specs import Plain
 from freshet.engine.stores.landing import InputChangedError, still_the_same
 from freshet.engine.stores.payloads import Payloads, inline_content
 from freshet.engine.stores.store import Store
@@ -66,13 +65,6 @@ PASSING_DELAY_MS = 1000
 
 MAX_ABANDONED_THREADS = 64
 """Threads of timed-out functions that may linger at once beside the live ones."""
-
-
-class Made(msgspec.Struct, frozen=True):
-    """What a finished function leaves to be recorded of one partition."""
-
-    data_version: str
-    metadata: dict[str, Plain]
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -126,6 +118,7 @@ class Runner:
         self._timer = timer
         self._payloads = payloads
         self._threads = anyio.CapacityLimiter(slots + MAX_ABANDONED_THREADS)
+        self._scopes: dict[int, anyio.CancelScope] = {}
         self.live = 0
         self.left_behind = 0
         """Functions that outlived their timeout in a thread; they may keep the process from ending.
@@ -136,13 +129,27 @@ class Runner:
         self.live += 1
         self._tasks.start_soon(self._carry_out, order, name=f"run {order.run} {order.spec.key}")
 
+    def cancel(self, run: int) -> None:
+        """Stop a run that was cancelled: what it makes is not published, and its end not recorded,
+        as that is recorded already. A function in a thread goes on, for nobody.
+        """
+        scope = self._scopes.get(run)
+        if scope is not None:
+            scope.cancel()
+
     async def _carry_out(self, order: Order) -> None:
         try:
             started = self._timer()
-            made = await self._attempt(order)
+            with anyio.CancelScope() as scope:
+                self._scopes[order.run] = scope
+                made = await self._attempt(order)
+            if scope.cancelled_caught:
+                await anyio.to_thread.run_sync(self._store.discard, order.run)
+                return
             duration_us = int((self._timer() - started) * 1_000_000)
             await persist(self._stream, self._ending(order, made, duration_us))
         finally:
+            del self._scopes[order.run]
             self.live -= 1
 
     async def _attempt(self, order: Order) -> list[AnyEvent] | Failed:

@@ -28,6 +28,7 @@ from freshet.engine.events import (
     PartitionsRemoved,
     Paused,
     Resumed,
+    RunCancelled,
     SourceChanged,
 )
 from freshet.engine.stream import EventStream
@@ -51,9 +52,10 @@ Wish = (
     | Resumed
     | CursorMoved
     | CheckEvaluated
+    | RunCancelled
 )
-"""What others may append: changes, wishes, where a sensor is to go on, and what a check says of
-what is there. Runs, their checks and materializations are the daemon's own.
+"""What others may append: changes, wishes, where a sensor is to go on, what a check says of what is
+there, and that a run is to stop. Runs, their checks and materializations are the daemon's own.
 """
 
 

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("audit", "What became of every change."),
     "verify": ("read", "Check the stream against its hash chain."),
     "materialize": ("write", "Ask for assets to be built, whether they owe or not."),
+    "cancel": ("write", "Stop what is running; the same inputs are not tried again."),
     "invalidate": ("write", "Declare values wrong: they are built anew."),
     "backfill": ("backfill", "Build many partitions anew, beside what changes."),
     "backfills": ("backfill", "How far each backfill is; take one back."),

@@ -7,11 +7,14 @@ import click
 from freshet.engine.asking import possible, wanted
 from freshet.engine.cli.state import append, run_async, state_option
 from freshet.engine.errors import RequestError
-from freshet.engine.events import Demanded, Invalidated, Observed, SourceChanged
-from freshet.engine.keys import AssetPartition
+from freshet.engine.events import Demanded, Invalidated, Observed, RunCancelled, SourceChanged
+from freshet.engine.keys import AssetPartition, parse_asset_partition
 from freshet.engine.socket import Wish
 from freshet.engine.stream import wall_clock
 from freshet.projections.view import View
+
+MAX_NAMED = 5
+"""Live runs named to who has asked for another."""
 
 reason_option = click.option("--reason", default="", help="Why; recorded with it.")
 
@@ -50,6 +53,25 @@ def invalidate(targets: tuple[str, ...], reason: str, state: Path) -> None:
 
     positions = run_async(append, state, build)
     click.echo(f"declared wrong at position {positions[0]}", err=True)
+
+
+@click.command()
+@click.argument("target", metavar="RUN|ASSET[@PARTITION]")
+@reason_option
+@state_option
+def cancel(target: str, reason: str, state: Path) -> None:
+    """Stop what is running; the same inputs are not tried again.
+
+    Nothing is published of it. What an asset's function does in a thread cannot be stopped: it goes
+    on for nobody. A new version of an input, new code or `freshet materialize` starts the next run.
+    """
+
+    def build(view: View) -> tuple[Wish, ...]:
+        return tuple(RunCancelled(run, reason) for run in _live(view, target))
+
+    positions = run_async(append, state, build)
+    runs = "run" if len(positions) == 1 else f"{len(positions)} runs"
+    click.echo(f"{runs} of {target} cancelled at position {positions[0]}", err=True)
 
 
 @click.command()
@@ -99,6 +121,35 @@ def observe(target: str, data_version: str, state: Path) -> None:
 
     positions = run_async(append, state, build)
     click.echo(f"recorded at position {positions[0]}", err=True)
+
+
+def _live(view: View, target: str) -> list[int]:
+    """The live runs that a person means. Raises RequestError when there is none."""
+    if target.isdecimal():
+        found = [int(target)] if int(target) in view.runs.live else []
+    else:
+        name = parse_asset_partition(target)
+        view.staleness.graph.require(name.asset)
+        found = [
+            run.run
+            for run in view.runs.live.values()
+            if any(_is_meant(AssetPartition(t.asset, t.partition), name) for t in run.event.targets)
+        ]
+    if not found:
+        live = ", ".join(
+            f"{run.run} of {run.event.targets[0].asset}"
+            for run in list(view.runs.live.values())[:MAX_NAMED]
+        )
+        raise RequestError(
+            f"nothing of '{target}' is running",
+            cause=f"running: {live}" if live else "nothing is running at all",
+            hint="freshet status",
+        )
+    return found
+
+
+def _is_meant(one: AssetPartition, name: AssetPartition) -> bool:
+    return one.asset == name.asset and name.partition in ("", one.partition)
 
 
 def _named(view: View, targets: tuple[str, ...]) -> tuple[AssetPartition, ...]:
