@@ -11,6 +11,7 @@ import pytest
 from tests.test_cli import Place
 
 PROJECT = """
+import os
 import time
 import freshet as fr
 
@@ -21,6 +22,8 @@ files = fr.source("files", partitions=DAYS)
 @fr.asset(partitions=DAYS, group="slow")
 def made(files: str) -> str:
     time.sleep(0.08)
+    while os.path.exists("hold"):
+        time.sleep(0.01)
     return files
 
 
@@ -117,8 +120,10 @@ def test_a_backfill_taken_back_stops(month: Month) -> None:
     demand = month.wait_for("Demanded", "made").position
     while len(month.made(demand)) < 3:
         pass
+    (month.folder / "hold").touch()
     cancelled = month.freshet("backfills", "--cancel", str(demand))
     assert cancelled.returncode == 0, cancelled.stderr
+    (month.folder / "hold").unlink()
     month.stop()
     built = len(month.made(demand))
     assert 3 <= built < 30
