@@ -150,8 +150,9 @@ def checks_by_asset(
 
 def result_of(returned: object) -> CheckResult:
     """What a check said. Raises TypeError for what says nothing."""
-    if isinstance(returned, CheckResult):
-        return returned
-    if isinstance(returned, bool) or type(returned).__name__ in ("bool_", "bool"):
-        return CheckResult(bool(returned))
-    raise TypeError(f"a check returns True, False or a CheckResult, not {type(returned).__name__}")
+    result = returned if isinstance(returned, CheckResult) else CheckResult(returned)  # type: ignore[arg-type]  # judged below
+    passed = result.passed
+    if not isinstance(passed, bool) and type(passed).__name__ not in ("bool_", "bool"):
+        what = "CheckResult.passed is" if result is returned else "a check returns"
+        raise TypeError(f"{what} True or False (or a CheckResult), not {type(passed).__name__}")
+    return CheckResult(bool(passed), result.metadata, result.message)

@@ -1,18 +1,33 @@
 """Outputs: what a function returned, fitted to the targets of its run."""
 
 from collections.abc import Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
+from uuid import UUID
 
 import msgspec
+import msgspec.inspect
 
 from freshet.engine.assets import Asset
+from freshet.engine.codec import decode, encode, type_of
 from freshet.engine.context import Output
-from freshet.engine.executors.invoke import Rejected
+from freshet.engine.events import AnyEvent, RunFailed
+from freshet.engine.executors.invoke import MAX_ERROR_CHARS, Rejected, readable
 from freshet.engine.orders import Order
 from freshet.engine.parts import Input
 from freshet.engine.signatures import element_annotation, without_none
 from freshet.engine.specs import Plain
+from freshet.engine.stores.formats import table_package
+
+PLAIN = (str, int, float, bool, type(None))
+
+KEPT = (bytes, bytearray, datetime, date, time, timedelta, Decimal, UUID)
+"""Values that are compared as they are."""
+
+MAX_TYPE_DEPTH = 12
+"""How deep types are looked into; those that contain themselves go on for ever."""
 
 UNTOLD = (None, Any, object, int, float, bool, list, dict, tuple, set)
 """Annotations that say nothing of what is inside."""
@@ -36,21 +51,35 @@ def outputs_of(order: Order, value: object) -> list[Output]:
 
 def as_output(value: object) -> Output:
     """An `Output` as it is, anything else as the value of one."""
-    return value if isinstance(value, Output) else Output(value)
+    if not isinstance(value, Output):
+        return Output(value)
+    try:
+        found = Output(value.value, metadata=None, data_version=value.data_version)
+        found.metadata = plain_metadata(value.metadata)
+    except (TypeError, AttributeError) as error:
+        raise Rejected("value", f"an Output cannot be recorded: {error}") from None
+    return found
 
 
 def plain_metadata(values: Mapping[str, object]) -> dict[str, Plain]:
-    """Metadata as it is recorded; numbers of other packages become Python's. Raises TypeError."""
+    """Metadata as it is recorded; numbers of other packages become Python's, and what is no text
+    is replaced in it. Raises TypeError.
+    """
     found: dict[str, Plain] = {}
-    for name, value in values.items():
-        if not isinstance(value, str | int | float | bool | None) and hasattr(value, "item"):
+    for name, value in (values or {}).items():
+        if type(value) not in PLAIN and hasattr(value, "item"):
             value = value.item()  # a number of numpy, or of a table of one cell
+        for kind in (str, bool, int, float):
+            if isinstance(value, kind):
+                value = kind(value)  # of a subclass, the plain value
+                break
+        value = readable(value) if isinstance(value, str) else value
         if not isinstance(name, str) or not isinstance(value, str | int | float | bool | None):
             raise TypeError(
                 f"metadata {name!r} is a {type(value).__name__}; text, numbers, true/false and none"
                 " can be recorded"
             )
-        found[name] = value
+        found[readable(name)] = value
     return found
 
 
@@ -79,16 +108,43 @@ def check_type(asset: Asset, value: object, *, batch: bool = False) -> None:
             "value",
             f"'{asset.key}' should return {expected.__name__} but returned {type(value).__name__}",
         )
-    if expected in UNTOLD or isinstance(value, str | bytes):
+    if expected in UNTOLD or not _is_known(expected):
         return
+    if table_package(value) is not None:
+        raise Rejected(
+            "value", f"'{asset.key}' should return {expected} but returned {type(value).__name__}"
+        )
     try:
-        # As it will be stored, and read by who says the same: no other way sees inside of Structs.
-        msgspec.json.decode(msgspec.json.encode(value), type=expected)
+        # Plain values and back: no other way sees inside of Structs.
+        msgspec.convert(msgspec.to_builtins(value, builtin_types=KEPT), type=expected)
     except msgspec.ValidationError as error:
+        if "unknown field" in str(error):
+            return  # of a subclass, which may have more
         name = getattr(expected, "__name__", "") if isinstance(expected, type) else str(expected)
         raise Rejected("value", f"'{asset.key}' should return {name}: {error}") from None
-    except (TypeError, ValueError, RecursionError, OverflowError):
-        return  # no value that is stored as JSON, or a type that says nothing of JSON
+    except Exception:  # recorded: nowhere, as a value that is no plain one breaks no promise
+        return
+
+
+def _is_known(expected: Any) -> bool:
+    """Does msgspec know all of the type? What it does not, it knows no way back to."""
+    try:
+        return not _is_custom(msgspec.inspect.type_info(expected), 0)
+    except Exception:  # recorded: nowhere, as of a type that cannot be made out nothing is known
+        return False
+
+
+def _is_custom(found: object, depth: int) -> bool:
+    if isinstance(found, msgspec.inspect.CustomType | msgspec.inspect.RawType):
+        return True
+    if depth > MAX_TYPE_DEPTH or not isinstance(found, msgspec.Struct):
+        return False
+    for name in found.__struct_fields__:
+        inner = getattr(found, name)
+        for one in inner if isinstance(inner, tuple) else (inner,):
+            if _is_custom(one, depth + 1):
+                return True
+    return False
 
 
 def _is_a(value: object, expected: type) -> bool:
@@ -98,3 +154,16 @@ def _is_a(value: object, expected: type) -> bool:
         return isinstance(value, expected)
     except TypeError:  # a typed dict or a protocol cannot be asked
         return True
+
+
+def recordable(run: int, events: list[AnyEvent]) -> list[AnyEvent]:
+    """The end of a run as it is, or, should there be something in it that cannot be recorded, the
+    failure that says so: nothing a function returns ends the engine.
+    """
+    try:
+        for event in events:
+            decode(type_of(event), encode(event))
+    except Exception as error:  # recorded: as the run's failure
+        text = readable(f"its end cannot be recorded: {error}")[:MAX_ERROR_CHARS]
+        return [RunFailed(run, "value", text)]
+    return events

@@ -3,9 +3,11 @@ made visible: all of it, or nothing.
 """
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
+import anyio
 import anyio.from_thread
 import msgspec
 
@@ -14,16 +16,18 @@ from freshet.engine.context import Context, Output
 from freshet.engine.errors import StoreError
 from freshet.engine.events import CheckEvaluated
 from freshet.engine.executors.invoke import (
-    ENDINGS,
     MAX_ERROR_CHARS,
     Failed,
     Permit,
     Rejected,
+    is_cancelled,
+    readable,
     saying,
 )
 from freshet.engine.keys import AssetPartition
 from freshet.engine.orders import Order
 from freshet.engine.outputs import plain_metadata
+from freshet.engine.signatures import without_none
 from freshet.engine.stores.store import Staged, Store
 
 MAX_NAMED = 3
@@ -86,7 +90,8 @@ def audit(store: Store, draft: Draft, checks: Sequence[Check], context: Context 
         here = context and msgspec.structs.replace(context, partition=name.partition)
         version = staged.data_version if staged is not None else output.data_version or ""
         for check in checks:
-            result = yield partial(_asked, store, check, output.value, staged, here)
+            value = _own(output.value) if len(checks) > 1 else output.value
+            result = yield partial(_asked, store, check, value, staged, here)
             found.append(evaluated(check, name, draft.order.run, version, result))
     return found
 
@@ -164,11 +169,21 @@ def _asked(
     """Call a check with the value in the form it wants."""
     arguments: dict[str, Any] = {"context": context} if check.takes_context else {}
     if check.parameter:
-        wanted = check.annotation
+        wanted = without_none(check.annotation)
         if staged is not None and isinstance(wanted, type) and not _is(value, wanted):
             value = store.look(staged, wanted)
         arguments[check.parameter] = value
     return check.function(**arguments)
+
+
+def _own(value: object) -> object:
+    """Plain values anew for each check: what one does to them, no other sees. Tables are shared."""
+    if not isinstance(value, list | dict | set | bytearray | msgspec.Struct):
+        return value
+    try:
+        return deepcopy(value)
+    except Exception:  # recorded: nowhere, as the value itself is given then
+        return value
 
 
 def _is(value: object, wanted: type) -> bool:
@@ -184,7 +199,7 @@ def _found(call: Callable[[], Any]) -> CheckResult:
         if isinstance(returned, Awaitable):
             return anyio.from_thread.run(_awaited, returned)
         return _checked(returned)
-    except ENDINGS as error:  # recorded: as a check that has not passed
+    except BaseException as error:  # recorded: as a check that has not passed
         return CheckResult(False, message=saying(error))
 
 
@@ -192,11 +207,13 @@ async def _awaited(returned: Awaitable[Any]) -> CheckResult:
     """What it says in the end: caught here, as what is raised on the event loop would end that."""
     try:
         return _checked(await returned)
-    except ENDINGS as error:  # recorded: as a check that has not passed
+    except BaseException as error:  # recorded: as a check that has not passed
+        if isinstance(error, anyio.get_cancelled_exc_class()) and is_cancelled():
+            raise
         return CheckResult(False, message=saying(error))
 
 
 def _checked(returned: object) -> CheckResult:
     result = result_of(returned)
-    message = "" if result.passed else str(result.message)[:MAX_ERROR_CHARS]
+    message = "" if result.passed else readable(result.message)[:MAX_ERROR_CHARS]
     return CheckResult(result.passed, plain_metadata(result.metadata), message)

@@ -37,7 +37,7 @@ from freshet.engine.inputs import (
 )
 from freshet.engine.keys import AssetPartition, PartitionKey
 from freshet.engine.orders import Order, Reading
-from freshet.engine.outputs import as_output, check_type, outputs_of, valueless_version
+from freshet.engine.outputs import as_output, check_type, outputs_of, recordable, valueless_version
 from freshet.engine.parts import Input
 from freshet.engine.persist import persist
 from freshet.engine.publishing import (
@@ -127,7 +127,9 @@ class Runner:
     def launch(self, order: Order) -> None:
         """Start carrying out the order; returns at once."""
         self.live += 1
-        self._tasks.start_soon(self._carry_out, order, name=f"run {order.run} {order.spec.key}")
+        scope = self._scopes[order.run] = anyio.CancelScope()
+        name = f"run {order.run} {order.spec.key}"
+        self._tasks.start_soon(self._carry_out, order, scope, name=name)
 
     def cancel(self, run: int) -> None:
         """Stop a run that was cancelled: what it makes is not published, and its end not recorded,
@@ -137,17 +139,20 @@ class Runner:
         if scope is not None:
             scope.cancel()
 
-    async def _carry_out(self, order: Order) -> None:
+    async def _carry_out(self, order: Order, scope: anyio.CancelScope) -> None:
         try:
             started = self._timer()
-            with anyio.CancelScope() as scope:
-                self._scopes[order.run] = scope
-                made = await self._attempt(order)
-            if scope.cancelled_caught:
+            made: list[AnyEvent] | Failed | None = None
+            with scope:
+                if not scope.cancel_called:
+                    made = await self._attempt(order)
+            if made is None:
                 await anyio.to_thread.run_sync(self._store.discard, order.run)
                 return
             duration_us = int((self._timer() - started) * 1_000_000)
-            await persist(self._stream, self._ending(order, made, duration_us))
+            await persist(
+                self._stream, recordable(order.run, self._ending(order, made, duration_us))
+            )
         finally:
             del self._scopes[order.run]
             self.live -= 1
@@ -208,10 +213,7 @@ class Runner:
         )
         if light and work.order.spec.key not in self._checks:
             return self._keep(work, value, Permit())
-        permit = Permit()
-        return await anyio.to_thread.run_sync(
-            self._keep, work, value, permit, limiter=self._threads
-        )
+        return await in_thread(lambda permit: self._keep(work, value, permit), None, self._threads)
 
     def _light(self, work: Work) -> bool:
         """Can the inputs be loaded without leaving the loop?"""

@@ -1,6 +1,7 @@
 """What an asset's function says of itself: its parameters, its annotations, where it is written."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import NoneType, SimpleNamespace, UnionType
@@ -8,6 +9,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from freshet.engine.errors import DefinitionError
 from freshet.engine.keys import AssetKey
+
+SECRET = re.compile(r"passw|secret|token|credential|api_?key|private", re.IGNORECASE)
+"""In the name of a parameter: its value is recorded nowhere."""
 
 CONTEXT = "context"
 """The parameter that receives the run's `Context` and is no dependency."""
@@ -45,12 +49,17 @@ def parameters_of(
 
 
 def config_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The parameters with a plain default: configuration, and not what is read."""
+    """The parameters with a plain default: configuration, and not what is read. What is called a
+    secret is left out.
+    """
     found = {name: p.default for name, p in inspect.signature(function).parameters.items()}
     return {
         name: default
         for name, default in found.items()
-        if name != CONTEXT and isinstance(default, str | int | float | bool)
+        if name != CONTEXT
+        and type(default) in (str, int, float, bool)
+        and (not isinstance(default, str) or default.isprintable())
+        and not SECRET.search(name)
     }
 
 

@@ -54,7 +54,7 @@ def unique(
     _need(columns, "unique", target)
 
     def test(table: Any) -> CheckResult:
-        keys = table.select(list(columns))
+        keys = table.select(list(columns)).drop_nulls()
         again = len(keys) - len(keys.unique())
         text = f"{counted(again, 'row')} with a {' and '.join(columns)} that another has"
         return _result(table, not again, {"duplicates": again}, text)
@@ -72,7 +72,7 @@ def accepted_values(
     name: str | None = None,
 ) -> Check:
     """Every value of the column is one of these. Records `rows` and `others`."""
-    accepted = list(values)
+    accepted = sorted(values, key=repr)  # a set comes in any order
 
     def test(table: Any) -> CheckResult:
         found = table[column]
@@ -104,6 +104,8 @@ def in_range(
     def test(table: Any) -> CheckResult:
         found = table[column]
         found = found.filter(~found.is_null())
+        if found.dtype.is_float():
+            found = found.filter(~found.is_nan())
         outside = 0
         if low is not None and len(found):
             outside += int((found < low).sum())

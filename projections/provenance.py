@@ -19,12 +19,17 @@ Versions = dict[tuple[AssetKey, PartitionKey], int]
 """Of asset partitions, the position of the event that stated the version a run has read."""
 
 
+MAX_DEPTH = 100
+"""How deep a tree is told."""
+
+
 class Node(msgspec.Struct, frozen=True):
     """A version, and what it was made from. `run` is 0 for what Freshet did not make.
 
     Where an asset reads many partitions as one, `count` of them stand for one node: their sum as
     `data_version`, `partition` `*` or `first..last`. `read` says which changes were read one by
-    one. `again` is set where the same version stands elsewhere in the tree, with its inputs.
+    one. `again` is set where the same version stands elsewhere in the tree, with its inputs;
+    `deeper` where it has inputs that are more than `MAX_DEPTH` below the root: ask for it.
     """
 
     asset: AssetKey
@@ -41,6 +46,7 @@ class Node(msgspec.Struct, frozen=True):
     gaps: tuple[PartitionKey, ...] = ()
     read: Absorbed | None = None
     again: bool = False
+    deeper: bool = False
     inputs: tuple["Node", ...] = ()
 
 
@@ -55,7 +61,7 @@ class Tracer:
         self._expanded = expanded
         self._seen: set[int] = set()
 
-    def trace(self, position: int) -> Generator[int, Recorded | None, Node | None]:
+    def trace(self, position: int, depth: int = 0) -> Generator[int, Recorded | None, Node | None]:
         """The version that the event at a position states, with all it was made from; None if it
         states none.
         """
@@ -74,11 +80,12 @@ class Tracer:
             )
         if not isinstance(event, Materialized):
             return None
-        again = position in self._seen
-        self._seen.add(position)
+        again, deeper = position in self._seen, depth >= MAX_DEPTH
+        if not deeper:
+            self._seen.add(position)
         inputs: list[Node] = []
-        for one in event.inputs if not again else ():
-            inputs += yield from self._inputs(event, one)
+        for one in event.inputs if not (again or deeper) else ():
+            inputs += yield from self._inputs(event, one, depth + 1)
         spec = self._spec(event.asset, event.run)
         return Node(
             event.asset,
@@ -92,20 +99,21 @@ class Tracer:
             event.metadata,
             read=event.absorbed,
             again=again,
+            deeper=deeper and bool(event.inputs) and not again,
             inputs=tuple(inputs),
         )
 
     def _inputs(
-        self, event: Materialized, one: Input
+        self, event: Materialized, one: Input, depth: int
     ) -> Generator[int, Recorded | None, list[Node]]:
         if one.count == 1 and one.position:
-            found = yield from self.trace(one.position)
+            found = yield from self.trace(one.position, depth)
             return [found] if found is not None else []
         behind = self._expanded.get(event.run, {})
         nodes = []
         for (asset, _), position in behind.items():
             if asset == one.asset:
-                found = yield from self.trace(position)
+                found = yield from self.trace(position, depth)
                 nodes += [found] if found is not None else []
         return [
             Node(

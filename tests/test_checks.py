@@ -1,13 +1,17 @@
 """Checks: what does not pass is never seen by anybody, and what is repaired goes on by itself."""
 
+import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import anyio
 import msgspec
+import numpy as np
 import pytest
 
 import freshet as fr
+from freshet.engine.codec import decode, encode
 from freshet.engine.errors import DefinitionError
 from freshet.engine.events import CheckEvaluated, Materialized, RunFailed, RunStarted
 from freshet.engine.keys import AssetPartition
@@ -183,7 +187,7 @@ async def test_a_check_that_raises_has_not_passed(is_async: bool) -> None:
         assert [one.passed for one in found] == [False] * 4
         assert found[0].message == "ValueError: no idea"
         assert found[1].message == "SystemExit: 3"
-        assert "returns True, False or a CheckResult, not NoneType" in found[2].message
+        assert "returns True or False (or a CheckResult), not NoneType" in found[2].message
         assert "metadata 'all' is a list" in found[3].message
     assert seen == ([] if is_async else [[1]])
 
@@ -321,3 +325,142 @@ def test_a_check_is_part_of_the_graph_and_makes_nothing_stale() -> None:
     assert (spec.name, spec.blocking, spec.severity) == ("fine", True, "error")
     assert spec.code_version
     assert plain.graph.digest != judged.graph.digest
+
+
+ODD = {
+    "text passed": lambda: fr.CheckResult("False"),  # type: ignore[arg-type]  # that is the point
+    "none passed": lambda: fr.CheckResult(None),  # type: ignore[arg-type]  # likewise
+    "numpy passed": lambda: fr.CheckResult(np.bool_(True)),  # type: ignore[arg-type]  # likewise
+    "numpy metadata": lambda: fr.CheckResult(True, {"a": np.float64(1), "b": np.str_("b")}),
+    "no metadata": lambda: fr.CheckResult(True, None),  # type: ignore[arg-type]  # likewise
+    "half a pair": lambda: fr.CheckResult(False, {"\ud800": "\ud800"}, "\ud800"),
+    "not a number": lambda: fr.CheckResult(True, {"a": float("nan"), "b": float("inf")}),
+}
+
+
+class Unusual(BaseException):
+    pass
+
+
+def raising(error: BaseException) -> Any:
+    raise error
+
+
+ODD |= {
+    "odd text": lambda: raising(ValueError("\ud800")),
+    "base exception": lambda: raising(Unusual()),
+    "cancelled by itself": lambda: raising(asyncio.CancelledError()),
+}
+
+
+@pytest.mark.parametrize("made_by", ["thread", "loop"])
+@pytest.mark.parametrize("judged_by", ["sync", "async"])
+@pytest.mark.parametrize("odd", ODD)
+async def test_nothing_a_check_says_ends_the_engine(odd: str, judged_by: str, made_by: str) -> None:
+    """It is recorded as what can be read again, or the run fails and says so; all goes on."""
+
+    def value() -> list[int]:
+        return [1]
+
+    async def value_later() -> list[int]:
+        return [1]
+
+    def judge() -> Any:
+        return ODD[odd]()
+
+    async def judge_later() -> Any:
+        return ODD[odd]()
+
+    asset = fr.asset(key="made", deps=[RAW])(value if made_by == "thread" else value_later)
+    check = fr.check(asset, name="odd")(judge if judged_by == "sync" else judge_later)
+    async with engine(RAW, asset, check) as under_test:
+        await under_test.change("raw", "1")
+        with anyio.fail_after(10):
+            await under_test.quiet()
+        (found,) = await events(under_test, CheckEvaluated)
+        assert decode("CheckEvaluated", encode(found)) is not None
+        assert found.passed is (
+            odd in ("numpy passed", "numpy metadata", "no metadata", "not a number")
+        )
+        assert under_test.status("made").state == "fresh"
+
+
+@pytest.mark.parametrize("odd", ["text", "numpy", "bytes"])
+async def test_nothing_an_asset_says_ends_the_engine(odd: str) -> None:
+    said: Any = {"text": "\ud800", "numpy": np.float64(1), "bytes": b"x"}[odd]
+
+    @fr.asset(deps=[RAW])
+    async def made() -> fr.Output:
+        return fr.Output(1, metadata={"said": said})
+
+    @fr.asset(deps=[RAW])
+    async def failing() -> int:
+        raise Unusual(said)
+
+    async with engine(RAW, made, failing) as under_test:
+        await under_test.change("raw", "1")
+        with anyio.fail_after(10):
+            await under_test.quiet()
+        assert under_test.status("made").state == ("missing" if odd == "bytes" else "fresh")
+        assert under_test.status("failing").activity == "failed"
+
+
+@pytest.mark.parametrize("made_by", ["thread", "loop"])
+async def test_the_timeout_of_an_asset_is_that_of_its_checks_too(made_by: str) -> None:
+    go_on = threading.Event()
+
+    def value() -> int:
+        return 1
+
+    async def value_later() -> int:
+        return 1
+
+    asset = fr.asset(key="made", deps=[RAW], timeout=0.05)(
+        value if made_by == "thread" else value_later
+    )
+
+    @fr.check(asset)
+    def slow() -> bool:
+        return go_on.wait(20)
+
+    async with engine(RAW, asset, slow) as under_test:
+        await under_test.change("raw", "1")
+        await under_test.quiet()
+        (failed,) = await events(under_test, RunFailed)
+        assert failed.kind == "timeout"
+        go_on.set()
+        await anyio.sleep(0.05)
+        assert under_test.store._published == {}
+
+
+async def test_what_a_check_does_to_a_value_no_other_sees() -> None:
+    table, report, _ = numbers()
+
+    @fr.check(table)
+    def careless(table: list[int]) -> bool:
+        table.remove(-1)
+        return True
+
+    @fr.check(table, blocking=True)
+    def no_negatives(table: list[int]) -> bool:
+        return min(table) > 0
+
+    async with engine(RAW, table, report, careless, no_negatives) as under_test:
+        VALUE[:] = [1, -1]
+        await under_test.change("raw", "1")
+        await under_test.quiet()
+        assert under_test.status("table").state == "missing"
+
+
+async def test_a_check_may_say_that_the_value_may_be_missing() -> None:
+    table, report, seen = numbers()
+
+    @fr.check(table, blocking=True)
+    def as_pairs(table: list[int] | None) -> bool:
+        return table == [1]
+
+    async with engine(RAW, table, report, as_pairs) as under_test:
+        VALUE[:] = [1]
+        await under_test.change("raw", "1")
+        await under_test.quiet()
+    assert seen == [[1]]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from freshet.engine.assets import asset
@@ -132,10 +133,20 @@ def test_what_has_no_version_is_said(place: Place) -> None:
 
 
 def test_parameters_with_a_plain_default_are_recorded() -> None:
-    """As what they are: configuration, and part of the code version."""
+    """As what they are: configuration, and part of the code version; but for what is secret by its
+    name.
+    """
 
     @asset
-    def model(data: str, rate: float = 0.1, name: str = "x", odd: object = None) -> int:
+    def model(
+        data: str,
+        rate: float = 0.1,
+        name: str = "x",
+        odd: object = None,
+        share: float = np.float64(0.5),  # that is the point
+        api_key: str = "canary",
+        db_password: str = "canary",  # likewise
+    ) -> int:
         return 1
 
     assert model.spec.config == {"rate": 0.1, "name": "x"}

@@ -3,6 +3,7 @@ failure names field and type.
 """
 
 import dataclasses
+from collections import Counter, OrderedDict
 from typing import Any, TypedDict
 
 import msgspec
@@ -33,6 +34,18 @@ class Named(TypedDict):
     name: str
 
 
+class Base(msgspec.Struct, forbid_unknown_fields=True):
+    a: int
+
+
+class More(Base):
+    b: int
+
+
+class Own(dict[str, int]):
+    pass
+
+
 GOOD: list[tuple[Any, Any]] = [
     (list[Row], [Row("a", 1)]),
     (list[Row], [{"name": "a", "amount": 1}]),
@@ -44,6 +57,11 @@ GOOD: list[tuple[Any, Any]] = [
     (float, 1),
     (pl.DataFrame, pl.DataFrame({"a": [1]})),
     (fr.Output, {"a": 1}),
+    (list[float], [1.0, float("nan"), float("inf")]),
+    (Counter[str], Counter("aab")),
+    (OrderedDict[str, int], OrderedDict(a=1)),
+    (Base, More(1, 2)),
+    (list[Own], [Own(a=1)]),
     (Any, {"a": 1}),
 ]
 
@@ -56,6 +74,9 @@ BAD: list[tuple[Any, Any, str]] = [
     (Named, {"name": 3}, r"got `int` - at `\$.name`"),
     (int, "a", "should return int but returned str"),
     (pl.DataFrame, [1], "should return DataFrame but returned list"),
+    (dict[str, int], pl.DataFrame({"a": [1]}), "should return dict.* but returned DataFrame"),
+    (list[str], "abc", "Expected `array`, got `str`"),
+    (int | float, "abc", "got `str`"),
 ]
 
 

@@ -127,7 +127,7 @@ def _line(node: Node) -> str:
     read = ""
     if node.read is not None:
         read = f"  {node.read.count} changes of ({node.read.since}, {node.read.until}]"
-    again = "  (see above)" if node.again else ""
+    again = "  (see above)" if node.again else "  (made of more: ask for it)" if node.deeper else ""
     at = f"  {moment(node.recorded_at)}  [{node.position}]"
     return f"{name}  {short(node.data_version)}{by}{read}{at}{again}"
 

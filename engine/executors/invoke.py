@@ -2,6 +2,7 @@
 a value.
 """
 
+import math
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
@@ -112,8 +113,12 @@ async def in_thread(
             await anyio.to_thread.run_sync(guarded, abandon_on_cancel=True, limiter=limiter)
             return outcome[0]
     except anyio.get_cancelled_exc_class():
-        permit.take()
-        raise
+        if permit.take():
+            raise
+        # It is publishing: nobody may cut in, so its end is awaited, and is what there is.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(finished.wait)
+        return outcome[0]
     if permit.take():
         return _timed_out(timeout)
     await anyio.to_thread.run_sync(finished.wait, abandon_on_cancel=True)
@@ -125,13 +130,20 @@ async def on_loop(work: Callable[[], Awaitable[T]], timeout: float | None) -> T 
     with anyio.move_on_after(timeout) as scope:
         try:
             return await work()
-        except anyio.get_cancelled_exc_class():
+        except anyio.get_cancelled_exc_class() as error:
             if scope.cancel_called:
                 return _timed_out(timeout)
-            raise
-        except ENDINGS as error:  # recorded: as the run's failure
+            if is_cancelled():
+                raise
+            return failure(error)  # nobody has asked for that but itself
+        except BaseException as error:  # recorded: as the run's failure
             return failure(error)
     return _timed_out(timeout)
+
+
+def is_cancelled() -> bool:
+    """Has somebody cancelled what is done here?"""
+    return anyio.current_effective_deadline() == -math.inf
 
 
 def _timed_out(timeout: float | None) -> Failed:
@@ -146,10 +158,16 @@ def _text(error: BaseException) -> str:
         return f"(its text cannot be had: {type(unspeakable).__name__})"
 
 
+def readable(text: str) -> str:
+    """The text with what is none (halves of surrogate pairs) replaced."""
+    return str(text).encode("utf-8", "replace").decode()
+
+
 def _shorten(text: str) -> str:
+    text = readable(text)
     return text if len(text) <= MAX_ERROR_CHARS else text[: MAX_ERROR_CHARS - 1] + "…"
 
 
 def _tail(error: BaseException) -> str:
-    text = "".join(traceback.format_exception(error)).strip()
+    text = readable("".join(traceback.format_exception(error)).strip())
     return text if len(text) <= MAX_DETAIL_CHARS else "…" + text[-MAX_DETAIL_CHARS + 1 :]
