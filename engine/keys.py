@@ -33,6 +33,10 @@ class AssetPartition(NamedTuple):
     def __str__(self) -> str:
         return f"{self.asset}@{self.partition}" if self.partition else self.asset
 
+    def covers(self, asset: AssetKey, partition: PartitionKey) -> bool:
+        """Is this what a person means who names it? Without a partition: all that the asset has."""
+        return asset == self.asset and self.partition in (WHOLE, partition)
+
 
 def asset_key(value: str | Sequence[str]) -> AssetKey:
     """The canonical key of `"a/b"` or `("a", "b")`. Raises DefinitionError when it is malformed."""

@@ -1,4 +1,4 @@
-"""Orders: what a run is to read, fixed from the view at the very position where the run started.
+"""Orders: what a run is to read and may ask, fixed from the view at the position where it started.
 
 Versions are not looked up here: an order holds the positions of the events that state them, as a
 copy of a few columns, so that an order over 100,000 partitions is made in microseconds.
@@ -6,14 +6,17 @@ copy of a few columns, so that an order over 100,000 partitions is made in micro
 
 from array import array
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
+from freshet.engine.context import Context, Window
 from freshet.engine.events import Recorded, RunStarted
-from freshet.engine.keys import AssetKey, PartitionKey
+from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.parts import EVERY, MAX_CAUSES, Input, Target
-from freshet.engine.spaces import Space
+from freshet.engine.spaces import Space, calendar_of
 from freshet.engine.specs import AssetSpec, Dependency
+from freshet.engine.windows import Calendar
 from freshet.projections.catalog import Version
 from freshet.projections.cells import Cell, inputs_needed
 from freshet.projections.feeds import starts_over
@@ -164,3 +167,39 @@ def _read(link: Link, i: int) -> Read:
     return Read(
         link.dep, up.is_source, many, up.space, rows, made_at, total, link.whole, missing, gaps
     )
+
+
+def context_of(order: Order) -> Context:
+    """What the function and the checks of a run may ask about it."""
+    partitions = tuple(target.partition for target in order.targets)
+    gaps = dict.fromkeys(
+        AssetPartition(read.asset, key)
+        for target in order.reads
+        for read in target
+        for key in read.gaps
+    )
+    return Context(
+        order.spec.key,
+        partitions[0],
+        order.run,
+        order.attempt,
+        order.started_at,
+        partitions,
+        _windows(order, partitions),
+        tuple(gaps),
+    )
+
+
+def _windows(order: Order, partitions: tuple[PartitionKey, ...]) -> dict[PartitionKey, Window]:
+    calendar, stride = calendar_of(order.space)
+    found: dict[PartitionKey, Window] = {}
+    for key in partitions if calendar is not None else ():
+        i = order.space.ordinal(key)
+        if i is not None and calendar is not None:
+            start, end = calendar.start_us(i // stride), calendar.end_us(i // stride)
+            found[key] = Window(_moment(start, calendar), _moment(end, calendar))
+    return found
+
+
+def _moment(us: int, calendar: Calendar) -> datetime:
+    return datetime.fromtimestamp(us / 1_000_000, calendar.zone or UTC)

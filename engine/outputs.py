@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 from uuid import UUID
@@ -11,10 +12,8 @@ import msgspec
 import msgspec.inspect
 
 from freshet.engine.assets import Asset
-from freshet.engine.codec import decode, encode, type_of
 from freshet.engine.context import Output
-from freshet.engine.events import AnyEvent, RunFailed
-from freshet.engine.executors.invoke import MAX_ERROR_CHARS, Rejected, readable
+from freshet.engine.executors.invoke import Rejected, readable
 from freshet.engine.orders import Order
 from freshet.engine.parts import Input
 from freshet.engine.signatures import element_annotation, without_none
@@ -25,9 +24,6 @@ PLAIN = (str, int, float, bool, type(None))
 
 KEPT = (bytes, bytearray, datetime, date, time, timedelta, Decimal, UUID)
 """Values that are compared as they are."""
-
-MAX_TYPE_DEPTH = 12
-"""How deep types are looked into; those that contain themselves go on for ever."""
 
 UNTOLD = (None, Any, object, int, float, bool, list, dict, tuple, set)
 """Annotations that say nothing of what is inside."""
@@ -53,8 +49,10 @@ def as_output(value: object) -> Output:
     """An `Output` as it is, anything else as the value of one."""
     if not isinstance(value, Output):
         return Output(value)
+    if not isinstance(value.data_version, str | None):
+        raise Rejected("value", f"a data_version is text, not {value.data_version!r}")
     try:
-        found = Output(value.value, metadata=None, data_version=value.data_version)
+        found = Output(value.value, data_version=value.data_version)
         found.metadata = plain_metadata(value.metadata)
     except (TypeError, AttributeError) as error:
         raise Rejected("value", f"an Output cannot be recorded: {error}") from None
@@ -122,29 +120,28 @@ def check_type(asset: Asset, value: object, *, batch: bool = False) -> None:
             return  # of a subclass, which may have more
         name = getattr(expected, "__name__", "") if isinstance(expected, type) else str(expected)
         raise Rejected("value", f"'{asset.key}' should return {name}: {error}") from None
-    except Exception:  # recorded: nowhere, as a value that is no plain one breaks no promise
-        return
+    except (TypeError, ValueError, RecursionError, OverflowError):
+        return  # a value that is no plain one: the store says what it thinks of it
 
 
+@lru_cache(maxsize=1024)
 def _is_known(expected: Any) -> bool:
     """Does msgspec know all of the type? What it does not, it knows no way back to."""
     try:
-        return not _is_custom(msgspec.inspect.type_info(expected), 0)
-    except Exception:  # recorded: nowhere, as of a type that cannot be made out nothing is known
-        return False
-
-
-def _is_custom(found: object, depth: int) -> bool:
-    if isinstance(found, msgspec.inspect.CustomType | msgspec.inspect.RawType):
-        return True
-    if depth > MAX_TYPE_DEPTH or not isinstance(found, msgspec.Struct):
-        return False
-    for name in found.__struct_fields__:
-        inner = getattr(found, name)
-        for one in inner if isinstance(inner, tuple) else (inner,):
-            if _is_custom(one, depth + 1):
-                return True
-    return False
+        left: list[object] = [msgspec.inspect.type_info(expected)]
+    except (TypeError, ValueError, NameError, AttributeError, RecursionError):
+        return False  # a forward reference, or a type it refuses: nothing can be said
+    seen: set[int] = set()
+    while left:
+        found = left.pop()
+        if isinstance(found, msgspec.inspect.CustomType | msgspec.inspect.RawType):
+            return False
+        if isinstance(found, tuple):
+            left.extend(found)
+        elif isinstance(found, msgspec.Struct) and id(found) not in seen:
+            seen.add(id(found))  # types may contain themselves
+            left.extend(getattr(found, name) for name in found.__struct_fields__)
+    return True
 
 
 def _is_a(value: object, expected: type) -> bool:
@@ -154,16 +151,3 @@ def _is_a(value: object, expected: type) -> bool:
         return isinstance(value, expected)
     except TypeError:  # a typed dict or a protocol cannot be asked
         return True
-
-
-def recordable(run: int, events: list[AnyEvent]) -> list[AnyEvent]:
-    """The end of a run as it is, or, should there be something in it that cannot be recorded, the
-    failure that says so: nothing a function returns ends the engine.
-    """
-    try:
-        for event in events:
-            decode(type_of(event), encode(event))
-    except Exception as error:  # recorded: as the run's failure
-        text = readable(f"its end cannot be recorded: {error}")[:MAX_ERROR_CHARS]
-        return [RunFailed(run, "value", text)]
-    return events

@@ -90,8 +90,7 @@ def audit(store: Store, draft: Draft, checks: Sequence[Check], context: Context 
         here = context and msgspec.structs.replace(context, partition=name.partition)
         version = staged.data_version if staged is not None else output.data_version or ""
         for check in checks:
-            value = _own(output.value) if len(checks) > 1 else output.value
-            result = yield partial(_asked, store, check, value, staged, here)
+            result = yield partial(_asked, store, check, output.value, staged, here)
             found.append(evaluated(check, name, draft.order.run, version, result))
     return found
 
@@ -166,24 +165,18 @@ async def _inline(call: Callable[[], Any]) -> Any:
 def _asked(
     store: Store, check: Check, value: object, staged: Staged | None, context: Context | None
 ) -> Any:
-    """Call a check with the value in the form it wants."""
+    """Call a check with the value in the form it wants. Plain values come anew for each: what one
+    does to them, no other sees. Tables are shared.
+    """
     arguments: dict[str, Any] = {"context": context} if check.takes_context else {}
     if check.parameter:
         wanted = without_none(check.annotation)
         if staged is not None and isinstance(wanted, type) and not _is(value, wanted):
             value = store.look(staged, wanted)
+        elif isinstance(value, list | dict | set | bytearray | msgspec.Struct):
+            value = deepcopy(value)
         arguments[check.parameter] = value
     return check.function(**arguments)
-
-
-def _own(value: object) -> object:
-    """Plain values anew for each check: what one does to them, no other sees. Tables are shared."""
-    if not isinstance(value, list | dict | set | bytearray | msgspec.Struct):
-        return value
-    try:
-        return deepcopy(value)
-    except Exception:  # recorded: nowhere, as the value itself is given then
-        return value
 
 
 def _is(value: object, wanted: type) -> bool:

@@ -16,8 +16,7 @@ from anyio.abc import TaskGroup
 
 from freshet.engine.assets import Asset
 from freshet.engine.checks import Check
-from freshet.engine.contexts import context_of
-from freshet.engine.errors import StoreError
+from freshet.engine.errors import RequestError, StoreError
 from freshet.engine.events import (
     AnyEvent,
     CheckEvaluated,
@@ -25,7 +24,7 @@ from freshet.engine.events import (
     RunFailed,
     RunSucceeded,
 )
-from freshet.engine.executors.invoke import Failed, Permit, Rejected, in_thread, on_loop
+from freshet.engine.executors.invoke import Failed, Permit, Rejected, in_thread, on_loop, saying
 from freshet.engine.inputs import (
     Load,
     Values,
@@ -36,8 +35,8 @@ from freshet.engine.inputs import (
     versions_of,
 )
 from freshet.engine.keys import AssetPartition, PartitionKey
-from freshet.engine.orders import Order, Reading
-from freshet.engine.outputs import as_output, check_type, outputs_of, recordable, valueless_version
+from freshet.engine.orders import Order, Reading, context_of
+from freshet.engine.outputs import as_output, check_type, outputs_of, valueless_version
 from freshet.engine.parts import Input
 from freshet.engine.persist import persist
 from freshet.engine.publishing import (
@@ -150,9 +149,10 @@ class Runner:
                 await anyio.to_thread.run_sync(self._store.discard, order.run)
                 return
             duration_us = int((self._timer() - started) * 1_000_000)
-            await persist(
-                self._stream, recordable(order.run, self._ending(order, made, duration_us))
-            )
+            try:
+                await persist(self._stream, self._ending(order, made, duration_us))
+            except RequestError as error:  # in what the function said: it ends no engine
+                await persist(self._stream, [RunFailed(order.run, "value", saying(error))])
         finally:
             del self._scopes[order.run]
             self.live -= 1

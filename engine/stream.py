@@ -142,6 +142,12 @@ def prepare(
             cause="it has a half of a surrogate pair, as undecodable file names have in Python",
             hint="replace what cannot be encoded before appending it",
         ) from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RequestError(
+            "an event has a value that cannot be recorded",
+            cause=str(error),
+            hint="text, numbers, true, false and none can be",
+        ) from None
     return Append(facts, key, expected, actor)
 
 

@@ -51,9 +51,8 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Tracer:
-    """Follows the inputs of versions. `versions_of` a run says what stood behind inputs that were
-    recorded as one; without it these are left as they are. `deployed_at` is the position of the
-    definitions that were in force at one.
+    """Follows the inputs of versions. `deployments` are all that there were, in order; `expanded`
+    says of some runs what stood behind inputs that were recorded as one: others are left as one.
     """
 
     def __init__(self, deployments: list[Recorded], expanded: dict[int, Versions]) -> None:

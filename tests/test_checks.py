@@ -464,3 +464,20 @@ async def test_a_check_may_say_that_the_value_may_be_missing() -> None:
         await under_test.change("raw", "1")
         await under_test.quiet()
     assert seen == [[1]]
+
+
+@pytest.mark.parametrize("version", ["\ud800", 5], ids=["half a pair", "no text"])
+async def test_a_version_that_cannot_be_recorded_fails_the_run(version: Any) -> None:
+    """With words, and the engine goes on."""
+
+    @fr.asset(deps=[RAW])
+    async def made() -> fr.Output:
+        return fr.Output(data_version=version)
+
+    async with engine(RAW, made) as under_test:
+        await under_test.change("raw", "1")
+        with anyio.fail_after(10):
+            await under_test.quiet()
+        (failed,) = await events(under_test, RunFailed)
+        assert failed.kind == "value"
+        assert "surrogate" in failed.error or "a data_version is text, not 5" in failed.error

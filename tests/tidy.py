@@ -170,7 +170,6 @@ LAYERS = (
             "engine.orders",
             "engine.inputs",
             "engine.readings",
-            "engine.contexts",
             "engine.outputs",
             "engine.publishing",
             "engine.runner",

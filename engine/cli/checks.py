@@ -133,8 +133,11 @@ async def _history(stream: SqliteReader, name: AssetPartition | None) -> AsyncIt
     after = 0
     while batch := await stream.read(after, limit=MAX_BATCH):
         for recorded in batch:
-            if isinstance(recorded.event, CheckEvaluated) and _is_of(recorded.event, name):
-                yield _said(recorded, recorded.event)
+            event = recorded.event
+            if isinstance(event, CheckEvaluated) and (
+                name is None or name.covers(event.asset, event.partition)
+            ):
+                yield _said(recorded, event)
         after = batch[-1].position
 
 
@@ -143,7 +146,7 @@ async def _last(
 ) -> AsyncIterator[CheckRow]:
     for state in view.staleness.order:
         for cell in cells_of(state) if state.spec.checks else ():
-            if name is not None and not _is_of(cell.key, name):
+            if name is not None and not name.covers(*cell.key):
                 continue
             verdicts = view.checks.last.get(cell.key, {})
             for spec in state.spec.checks:
@@ -153,12 +156,6 @@ async def _last(
                     yield _said(recorded, recorded.event)
                 else:
                     yield _unsaid(cell.key, spec)
-
-
-def _is_of(one: CheckEvaluated | AssetPartition, name: AssetPartition | None) -> bool:
-    if name is None:
-        return True
-    return one.asset == name.asset and name.partition in ("", one.partition)
 
 
 def _unsaid(key: AssetPartition, spec: CheckSpec) -> CheckRow:

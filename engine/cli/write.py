@@ -133,7 +133,7 @@ def _live(view: View, target: str) -> list[int]:
         found = [
             run.run
             for run in view.runs.live.values()
-            if any(_is_meant(AssetPartition(t.asset, t.partition), name) for t in run.event.targets)
+            if any(name.covers(one.asset, one.partition) for one in run.event.targets)
         ]
     if not found:
         live = ", ".join(
@@ -146,10 +146,6 @@ def _live(view: View, target: str) -> list[int]:
             hint="freshet status",
         )
     return found
-
-
-def _is_meant(one: AssetPartition, name: AssetPartition) -> bool:
-    return one.asset == name.asset and name.partition in ("", one.partition)
 
 
 def _named(view: View, targets: tuple[str, ...]) -> tuple[AssetPartition, ...]:
