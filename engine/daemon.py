@@ -28,7 +28,6 @@ from freshet.engine.events import (
 )
 from freshet.engine.loop import Loop
 from freshet.engine.project import Project
-from freshet.engine.runner import Runner
 from freshet.engine.socket import serve
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.stores.payloads import Payloads
@@ -141,12 +140,10 @@ async def daemon(
         loop = Loop(
             view,
             stream,
-            project.assets,
-            project.store,
+            project.definitions,
             slots=slots or project.slots,
             clock=clock,
             rng=rng,
-            make_runner=partial(Runner, checks=project.checks),
             payloads=payloads,
         )
         valves = Valves((sensor.name for sensor in project.sensors), view.pauses)

@@ -3,19 +3,18 @@ matters.
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import anyio
 from anyio.abc import TaskGroup
 
-from freshet.engine.assets import Asset
+from freshet.engine.definitions import Definitions
 from freshet.engine.events import Recorded, RunAbandoned, RunCancelled, RunStarted
 from freshet.engine.orders import order_of
 from freshet.engine.persist import persist
 from freshet.engine.reactor import decide
 from freshet.engine.runner import Runner
 from freshet.engine.stores.payloads import Payloads
-from freshet.engine.stores.store import Store
 from freshet.engine.stream import EventStream
 from freshet.projections.view import View
 
@@ -40,8 +39,7 @@ class Loop:
         self,
         view: View,
         stream: EventStream,
-        assets: Mapping[str, Asset],
-        store: Store,
+        definitions: Definitions,
         *,
         slots: int,
         clock: Callable[[], int],
@@ -54,25 +52,36 @@ class Loop:
         self.longest_sleep_s = LONGEST_SLEEP_S
         self.listeners: list[Listener] = []
         self._stream = stream
-        self._assets = assets
-        self._store = store
+        self._definitions = definitions
         self._slots = slots
         self._clock = clock
         self._rng = rng or random.Random()
         self._make_runner = make_runner
         self._payloads = payloads
+        self._runner: Runner | None = None
         self._sent = view.position
         self._wake_at: int | None = None
         self._woken = anyio.Event()
         self._acting = anyio.Lock()
         self._quiet = anyio.Event()
 
+    def use(self, definitions: Definitions) -> None:
+        """From now on, start runs with these; what runs goes on with those it started with."""
+        self._definitions = definitions
+        if self._runner is not None:
+            self._runner.definitions = definitions
+
+    @property
+    def runner(self) -> Runner:
+        """Who carries out the orders, once the loop runs."""
+        assert self._runner is not None, "the loop does not run"
+        return self._runner
+
     async def run(self) -> None:
         """Follow the stream until cancelled."""
         async with anyio.create_task_group() as tasks:
-            self.runner = self._make_runner(
-                self._assets,
-                self._store,
+            self._runner = self._make_runner(
+                self._definitions,
                 self._stream,
                 tasks,
                 slots=self._slots,

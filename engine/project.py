@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from freshet.engine.assets import Asset, Source
 from freshet.engine.checks import Check, checks_by_asset
+from freshet.engine.definitions import Definitions
 from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.policies import Eager, Policy, check_policy
 from freshet.engine.resolution import resolve
@@ -60,6 +61,11 @@ class Project:
         self._check_sensors()
         for asset in self.assets.values():
             _check_payloads(asset, self.graph.specs[asset.key].deps, self.sensors)
+
+    @property
+    def definitions(self) -> Definitions:
+        """What a loop works with."""
+        return Definitions(self.assets, self.store, self.checks)
 
     def _check_sensors(self) -> None:
         names: set[str] = set()

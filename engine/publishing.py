@@ -2,7 +2,7 @@
 made visible: all of it, or nothing.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from freshet.engine.executors.invoke import (
     readable,
     saying,
 )
-from freshet.engine.keys import AssetPartition
+from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.orders import Order
 from freshet.engine.outputs import plain_metadata
 from freshet.engine.signatures import without_none
@@ -82,14 +82,21 @@ def publish(store: Store, draft: Draft, permit: Permit) -> Failed | None:
     return None
 
 
-def audit(store: Store, draft: Draft, checks: Sequence[Check], context: Context | None) -> Audit:
-    """What each check says of each value, in order; every one is asked."""
+def audit(
+    store: Store,
+    draft: Draft,
+    checks: Mapping[AssetKey, Sequence[Check]],
+    context: Context | None,
+) -> Audit:
+    """What the checks of each asset say of its value, in order; every one is asked."""
     found = []
     for number, (output, staged) in enumerate(zip(draft.outputs, draft.staged, strict=True)):
         name = draft.name(number)
-        here = context and msgspec.structs.replace(context, partition=name.partition)
+        here = context and msgspec.structs.replace(
+            context, asset=name.asset, partition=name.partition
+        )
         version = staged.data_version if staged is not None else output.data_version or ""
-        for check in checks:
+        for check in checks.get(name.asset, ()):
             result = yield partial(_asked, store, check, output.value, staged, here)
             found.append(evaluated(check, name, draft.order.run, version, result))
     return found

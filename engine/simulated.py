@@ -17,7 +17,8 @@ from freshet.engine.inputs import version_in
 from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.orders import Order
 from freshet.engine.publishing import audit_inline
-from freshet.engine.runner import Runner, Work
+from freshet.engine.runner import Runner
+from freshet.engine.work import Work
 from freshet.projections.catalog import Version
 
 T = TypeVar("T")
@@ -97,7 +98,7 @@ class SimulatedRunner(Runner):
     async def _perform(self, work: Work, seconds: float, fails: bool) -> list[AnyEvent] | Failed:
         ends_at = self._timer() + seconds
         try:
-            arguments = self._arguments(work)
+            arguments = work.arguments()
             value = work.asset.function(**arguments)
             if work.asset.is_async:
                 value = await value
@@ -106,10 +107,10 @@ class SimulatedRunner(Runner):
                 await anyio.sleep(ends_at - self._timer())
         if fails:
             raise Rejected("error", "the simulation was told to let this run fail")
-        self._check_files(work, arguments)
-        draft = self._draft(work, value)
-        found = await audit_inline(self._audit(work, draft))
-        return self._published(work, draft, Permit(), found)
+        work.confirm_files(arguments)
+        draft = work.draft(value)
+        found = await audit_inline(work.audit(draft))
+        return work.published(draft, Permit(), found)
 
     def _fetch(self, position: int) -> Version:
         return self._placed(version_in(at_once(self._stream.at(position)), position))

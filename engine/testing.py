@@ -263,14 +263,12 @@ class Simulation(Recollection):
         self._loop = loop = Loop(
             self._view,
             self._stream,
-            project.assets,
-            self._store,
+            msgspec.structs.replace(project.definitions, store=self._store),
             slots=slots,
             clock=self._clock,
             rng=random.Random(f"retries {seed}"),
             make_runner=partial(
                 SimulatedRunner,
-                checks=project.checks,
                 conduct=self._conduct,
                 folder=self._folder,
                 timer=self._time.time,

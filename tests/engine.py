@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 
 import anyio
 
 from freshet.engine.assets import Asset, Source
 from freshet.engine.checks import Check, checks_by_asset
+from freshet.engine.definitions import Definitions
 from freshet.engine.events import (
     AnyEvent,
     Demanded,
@@ -22,7 +22,6 @@ from freshet.engine.loop import Loop
 from freshet.engine.memory import MemoryStream
 from freshet.engine.policies import Eager
 from freshet.engine.resolution import resolve
-from freshet.engine.runner import Runner
 from freshet.engine.stores.memory import MemoryStore
 from freshet.projections.catalog import Version
 from freshet.projections.causes import Status
@@ -54,14 +53,13 @@ class Engine:
         self.graph, assets, checks = fitted(definitions, pools)
         self.stream = MemoryStream(self.clock)
         self.store = MemoryStore()
+        self.definitions = Definitions(assets, self.store, checks)
         self.loop = Loop(
             View(),
             self.stream,
-            assets,
-            self.store,
+            self.definitions,
             slots=slots,
             clock=self.clock,
-            make_runner=partial(Runner, checks=checks),
         )
 
     def clock(self) -> int:
@@ -86,8 +84,8 @@ class Engine:
     async def redeploy(self, *definitions: Asset | Source | Check) -> None:
         """Other definitions, while everything goes on; what runs goes on with its own."""
         self.graph, assets, checks = fitted(definitions)
-        self.loop._assets = self.loop.runner._assets = assets
-        self.loop.runner._checks = checks
+        self.definitions = Definitions(assets, self.store, checks)
+        self.loop.use(self.definitions)
         await self.deploy()
 
     async def change(self, name: str, version: str) -> None:

@@ -259,7 +259,8 @@ async def test_what_changed_while_down_is_caught_up_once() -> None:  # X10
     second = Engine(definitions, 8)
     second.stream = first.stream
     second.loop._stream = first.stream  # the same history under a new engine
-    second.loop._store = second.store = first.store
+    second.store = first.store
+    second.loop.use(first.definitions)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(second.loop.run)
         await second.folded()
@@ -284,12 +285,7 @@ async def test_code_is_a_change_like_any_other() -> None:  # T6, D12, D13
         async def extra(bottom: str) -> str:
             return f"extra({bottom})"
 
-        e2 = Engine([s, left2, right, bottom, extra], 8)
-        e.loop._assets = {
-            a.key: a for a in (left2, right, bottom, extra) if isinstance(a, fr.Asset)
-        }
-        e.loop.runner._assets = e.loop._assets
-        await e.say(GraphDeployed(e2.graph.digest, tuple(e2.graph.specs.values())))
+        await e.redeploy(s, left2, right, bottom, extra)
         await e.quiet()
         assert sorted(await e.runs(at)) == ["extra", "left"]
         assert e.status("bottom").state == "fresh"

@@ -127,9 +127,7 @@ async def test_a_source_that_is_added_during_a_run_is_read_by_the_next() -> None
         await under_test.say(SourceChanged("p", "", "1"), SourceChanged("o", "", "1"))
         while not under_test.view.runs.live:
             await anyio.sleep(0)
-        under_test.graph, assets = resolve([ORDERS, PRICES, reader([ORDERS, PRICES], log)], Eager())
-        under_test.loop._assets = under_test.loop.runner._assets = assets
-        await under_test.deploy()
+        await under_test.redeploy(ORDERS, PRICES, reader([ORDERS, PRICES], log))
         gate.set()
         await under_test.quiet()
         assert under_test.status("totals").state == "fresh"

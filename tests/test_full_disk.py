@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 import freshet as fr
+from freshet.engine.definitions import Definitions
 from freshet.engine.events import GraphDeployed, RunStarted, SourceChanged
 from freshet.engine.loop import Loop
 from freshet.engine.persist import persist
@@ -75,7 +76,7 @@ async def test_a_run_that_cannot_be_recorded_is_started_once_there_is_space(tmp_
         while stream.head < 40:  # until the pages of the first events are full
             await stream.append([SourceChanged("s", "", str(stream.head), {"x": "y" * 90})])
         view = View()
-        loop = Loop(view, stream, assets, MemoryStore(), slots=1, clock=wall_clock)
+        loop = Loop(view, stream, Definitions(assets, MemoryStore()), slots=1, clock=wall_clock)
         while view.position < stream.head:
             for recorded in await stream.read(view.position):
                 view.apply(recorded)

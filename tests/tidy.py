@@ -164,6 +164,7 @@ LAYERS = (
         False,
         (
             "engine.context",
+            "engine.definitions",
             "engine.project",
             "engine.executors.invoke",
             "engine.persist",
@@ -172,6 +173,7 @@ LAYERS = (
             "engine.readings",
             "engine.outputs",
             "engine.publishing",
+            "engine.work",
             "engine.runner",
             "engine.valves",
             "engine.supervisor",
