@@ -89,6 +89,10 @@ class Asset(Named):
         self.deps = tuple(deps)
         self.inputs = dict(inputs)
         self.parameters, self.takes_context = parameters_of(function, spec.key, self.where)
+        self.outputs: tuple[str, ...] = ()
+        """Of a function that makes several assets: how it calls what it returns, as in
+        `spec.together`.
+        """
         self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", spec.key)

@@ -20,8 +20,9 @@ class Context(msgspec.Struct, frozen=True):
     """The asset and partition being built (`partition` is empty for an unpartitioned asset), the
     run, the attempt.
 
-    In a batch, `partitions` has all of them, and `partition` the first. `windows` has the window of
-    each that is one of time. `gaps` names the inputs that are missing and gone on without.
+    Of a multi-asset, `asset` is the first output. In a batch, `partitions` has all of them, and
+    `partition` the first. `windows` has the window of each that is one of time. `gaps` names the
+    inputs that are missing and gone on without.
     """
 
     asset: AssetKey

@@ -61,6 +61,7 @@ class Graph:
         for spec in by_key.values():
             _check_dependencies(spec, by_key, places)
             _check_policy(spec, places)
+            _check_together(spec, by_key, places)
         return cls(_ordered(by_key, places))
 
     def ancestors(self, key: AssetKey) -> set[AssetKey]:
@@ -131,6 +132,29 @@ def _check_policy(spec: AssetSpec, places: Mapping[AssetKey, str]) -> None:
             + _at(spec.key, places),
             hint="leave it out, or give the asset partitions",
         )
+
+
+def _check_together(
+    spec: AssetSpec, by_key: Mapping[AssetKey, AssetSpec], places: Mapping[AssetKey, str]
+) -> None:
+    """What one run makes is made from the same."""
+    for key in spec.together:
+        other = by_key.get(key)
+        if other is None:
+            raise DefinitionError(
+                f"'{spec.key}' is made together with '{key}', which is not in the project"
+                + _at(spec.key, places),
+                cause="one function makes both, in one run",
+                hint="give Project(assets=[...]) the multi-asset itself",
+            )
+        alike = (other.together, other.deps, other.partitions, other.code_version)
+        if alike != (spec.together, spec.deps, spec.partitions, spec.code_version):
+            raise DefinitionError(
+                f"'{spec.key}' and '{key}' are made together, but not from the same"
+                + _at(spec.key, places),
+                cause="they differ in inputs, partitions, code, or in what is made with them",
+                hint="declare them with one @fr.multi_asset",
+            )
 
 
 def _is_earlier(dep: Dependency) -> bool:

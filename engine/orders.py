@@ -110,7 +110,7 @@ def order_of(view: View, recorded: Recorded, event: RunStarted) -> Order | None:
         cell = view.staleness.cell(target.asset, target.partition)
         if cell is None or cell.run != recorded.position:
             continue
-        home = cell.home
+        home = home or cell.home
         targets.append(target)
         found = tuple(_read(link, cell.i) for link in cell.home.up)
         reads.append(found)
@@ -171,7 +171,7 @@ def _read(link: Link, i: int) -> Read:
 
 def context_of(order: Order) -> Context:
     """What the function and the checks of a run may ask about it."""
-    partitions = tuple(target.partition for target in order.targets)
+    partitions = tuple(dict.fromkeys(target.partition for target in order.targets))
     gaps = dict.fromkeys(
         AssetPartition(read.asset, key)
         for target in order.reads
@@ -179,7 +179,7 @@ def context_of(order: Order) -> Context:
         for key in read.gaps
     )
     return Context(
-        order.spec.key,
+        order.spec.together[0] if order.spec.together else order.spec.key,
         partitions[0],
         order.run,
         order.attempt,

@@ -5,7 +5,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, get_args, get_origin
 from uuid import UUID
 
 import msgspec
@@ -14,9 +14,10 @@ import msgspec.inspect
 from freshet.engine.assets import Asset
 from freshet.engine.context import Output
 from freshet.engine.executors.invoke import Rejected, readable
+from freshet.engine.keys import AssetKey
 from freshet.engine.orders import Order
 from freshet.engine.parts import Input
-from freshet.engine.signatures import element_annotation, without_none
+from freshet.engine.signatures import annotations_of, element_annotation, without_none
 from freshet.engine.specs import Plain
 from freshet.engine.stores.formats import table_package
 
@@ -29,8 +30,12 @@ UNTOLD = (None, Any, object, int, float, bool, list, dict, tuple, set)
 """Annotations that say nothing of what is inside."""
 
 
-def outputs_of(order: Order, value: object) -> list[Output]:
-    """What was returned, target by target. Raises Rejected when a batch's does not fit."""
+def outputs_of(order: Order, asset: Asset, value: object) -> list[Output]:
+    """What was returned, target by target. Raises Rejected when that of a batch, or of a
+    multi-asset, does not fit.
+    """
+    if order.spec.together:
+        return _by_asset(order, asset, value)
     if order.spec.batch == 1:
         return [as_output(value)]
     keys = [target.partition for target in order.targets]
@@ -43,6 +48,43 @@ def outputs_of(order: Order, value: object) -> list[Output]:
             f"a batch returns a dict with the partitions of the run: {keys[:4]}, not {got}",
         )
     return [as_output(value[key]) for key in keys]
+
+
+def _by_asset(order: Order, asset: Asset, value: object) -> list[Output]:
+    """What a multi-asset returned: a dict by the names of its outputs, or a tuple in their order;
+    or nothing, if it writes its own data.
+    """
+    names = asset.outputs
+    if value is None:
+        return [Output() for _ in order.targets]
+    if isinstance(value, tuple) and len(value) == len(names):
+        value = dict(zip(names, value, strict=True))
+    if not isinstance(value, Mapping) or set(value) != set(names):
+        got = sorted(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
+        got = f"a tuple of {len(value)}" if isinstance(value, tuple) else got
+        raise Rejected(
+            "value", f"a multi-asset returns a dict of its outputs, {', '.join(names)}, not {got}"
+        )
+    found = dict(zip(order.spec.together, names, strict=True))
+    return [as_output(value[found[target.asset]]) for target in order.targets]
+
+
+def annotated(asset: Asset, key: AssetKey, *, batch: bool) -> Any:
+    """The type that the return annotation promises for one value of this asset; None if it says
+    nothing of it.
+    """
+    expected = without_none(asset.annotations.get("return"))
+    if batch:
+        return element_annotation(expected)
+    if not asset.outputs:
+        return expected
+    number = asset.spec.together.index(key)
+    if get_origin(expected) is tuple and len(get_args(expected)) == len(asset.outputs):
+        return get_args(expected)[number]
+    fields = getattr(expected, "__annotations__", {})  # of a NamedTuple or TypedDict
+    if asset.outputs[number] in fields:
+        return annotations_of(expected).get(asset.outputs[number])
+    return element_annotation(expected)
 
 
 def as_output(value: object) -> Output:
@@ -93,24 +135,22 @@ def valueless_version(order: Order, number: int, inputs: tuple[Input, ...], read
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def check_type(asset: Asset, value: object, *, batch: bool = False) -> None:
+def check_type(key: AssetKey, expected: Any, value: object) -> None:
     """The return annotation is a promise, down to the fields of Structs and the elements of lists;
     what breaks it is never published. Raises Rejected, naming field and type.
     """
-    expected = without_none(asset.annotations.get("return"))
-    expected = element_annotation(expected) if batch else expected
     if expected is Output:
         return
     if isinstance(expected, type) and not _is_a(value, expected):
         raise Rejected(
             "value",
-            f"'{asset.key}' should return {expected.__name__} but returned {type(value).__name__}",
+            f"'{key}' should return {expected.__name__} but returned {type(value).__name__}",
         )
     if expected in UNTOLD or not _is_known(expected):
         return
     if table_package(value) is not None:
         raise Rejected(
-            "value", f"'{asset.key}' should return {expected} but returned {type(value).__name__}"
+            "value", f"'{key}' should return {expected} but returned {type(value).__name__}"
         )
     try:
         # Plain values and back: no other way sees inside of Structs.
@@ -119,7 +159,7 @@ def check_type(asset: Asset, value: object, *, batch: bool = False) -> None:
         if "unknown field" in str(error):
             return  # of a subclass, which may have more
         name = getattr(expected, "__name__", "") if isinstance(expected, type) else str(expected)
-        raise Rejected("value", f"'{asset.key}' should return {name}: {error}") from None
+        raise Rejected("value", f"'{key}' should return {name}: {error}") from None
     except (TypeError, ValueError, RecursionError, OverflowError):
         return  # a value that is no plain one: the store says what it thinks of it
 

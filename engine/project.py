@@ -6,6 +6,7 @@ from freshet.engine.assets import Asset, Source
 from freshet.engine.checks import Check, checks_by_asset
 from freshet.engine.definitions import Definitions
 from freshet.engine.errors import DefinitionError, did_you_mean
+from freshet.engine.multi import MultiAsset, flattened
 from freshet.engine.policies import Eager, Policy, check_policy
 from freshet.engine.resolution import resolve
 from freshet.engine.specs import Dependency
@@ -23,15 +24,15 @@ laptop.
 class Project:
     """Everything `freshet run` needs, checked when it is made.
 
-    `assets` are assets and sources, `checks` what their values have to pass; `freshness` is the
-    policy of assets that name none, and `group_freshness` that of those in a group; `slots` is how
-    many runs may be alive at once, and `pools` how much of each pool they may take together. Raises
-    DefinitionError naming asset and file.
+    `assets` are assets, multi-assets and sources, `checks` what their values have to pass;
+    `freshness` is the policy of assets that name none, and `group_freshness` that of those in a
+    group; `slots` is how many runs may be alive at once, and `pools` how much of each pool they may
+    take together. Raises DefinitionError naming asset and file.
     """
 
     def __init__(
         self,
-        assets: Sequence[Asset | Source],
+        assets: Sequence[Asset | Source | MultiAsset],
         *,
         checks: Sequence[Check] = (),
         sensors: Sequence[Sensor] = (),
@@ -48,12 +49,11 @@ class Project:
             check_policy(policy, f"group_freshness[{group!r}]")
         if freshness is not None:
             check_policy(freshness, "Project: freshness")
-        known = {item.key: item for item in assets if isinstance(item, Asset | Source)}
+        items = flattened(assets)
+        known = {item.key: item for item in items if isinstance(item, Asset | Source)}
         self.checks = checks_by_asset(checks, known)
         _check_pools(pools or {})
-        self.graph, self.assets = resolve(
-            assets, freshness or Eager(), by_group, self.checks, pools
-        )
+        self.graph, self.assets = resolve(items, freshness or Eager(), by_group, self.checks, pools)
         _check_groups(by_group, {spec.group for spec in self.graph.specs.values()})
         self.sensors = tuple(sensors)
         self.store: Store = store if store is not None else LocalStore("data")

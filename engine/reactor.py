@@ -17,8 +17,9 @@ from freshet.engine.events import AnyEvent, RunStarted, WindowsOpened
 from freshet.engine.parts import MAX_CAUSES, Cause, Target
 from freshet.engine.policies import describe
 from freshet.projections.causes import changed_inputs, reason
-from freshet.projections.cells import Cell, fingerprint
+from freshet.projections.cells import Cell, fingerprint, must_run
 from freshet.projections.marks import BULK, LIVE
+from freshet.projections.mates import Mates
 from freshet.projections.pauses import ended_pauses, next_end
 from freshet.projections.pools import Room
 from freshet.projections.states import AssetState
@@ -63,9 +64,10 @@ def decide(view: View, now: int, slots: int) -> Decision:
     starts: list[list[Cell]] = []
     if free > 0 and (staleness.ready or due):
         room = Room(staleness, view.runs)
-        starts = list(islice(_startable(view, LIVE, due, room), free))
+        mates = Mates(staleness)
+        starts = list(islice(_startable(view, LIVE, due, room, mates), free))
         bulk = min(free - len(starts), max(1, slots // BULK_SHARE) - len(staleness.live_bulk))
-        starts += islice(_startable(view, BULK, [], room), max(0, bulk))
+        starts += islice(_startable(view, BULK, [], room, mates), max(0, bulk))
     return Decision(facts, tuple(map(_start, starts)), wake_at)
 
 
@@ -84,7 +86,9 @@ def _by_time(view: View, now: int) -> tuple[tuple[AnyEvent, ...], list[int | Non
     return (*facts, *found.events), [*moments, found.wake_at]
 
 
-def _startable(view: View, kind: int, due: list[Cell], room: Room) -> Iterator[list[Cell]]:
+def _startable(
+    view: View, kind: int, due: list[Cell], room: Room, mates: Mates
+) -> Iterator[list[Cell]]:
     """Partitions for one run each time: assets of higher priority first, those of the same in turn,
     then what waited for a time; none of a paused scope, nor for which a pool has no room.
     """
@@ -96,12 +100,14 @@ def _startable(view: View, kind: int, due: list[Cell], room: Room) -> Iterator[l
     if any(state.spec.policy.priority for state in states):
         states.sort(key=lambda state: -state.spec.policy.priority)
         for _, rank in groupby(states, key=lambda state: state.spec.policy.priority):
-            yield from _in_turn([_ready(state, kind, room) for state in rank])
+            yield from _in_turn([_ready(state, kind, room, mates) for state in rank])
     else:
-        yield from _in_turn([_ready(state, kind, room) for state in states])
+        yield from _in_turn([_ready(state, kind, room, mates) for state in states])
     for cell in due:
-        if view.pauses.holding(cell.home.spec) is None and room.take(cell.home.spec):
-            yield [cell]
+        if view.pauses.holding(cell.home.spec) is None:
+            group = mates.joined([cell])
+            if group and room.take(cell.home.spec):
+                yield group
 
 
 def _in_turn(turns: list[Iterator[list[Cell]]]) -> Iterator[list[Cell]]:
@@ -116,12 +122,14 @@ def _in_turn(turns: list[Iterator[list[Cell]]]) -> Iterator[list[Cell]]:
         turns = going_on
 
 
-def _ready(state: AssetState, kind: int, room: Room) -> Iterator[list[Cell]]:
+def _ready(state: AssetState, kind: int, room: Room, mates: Mates) -> Iterator[list[Cell]]:
     """The ready rows of one asset as long as its pools have room for one more run of it."""
-    for group in _groups(state, kind):
-        if not room.take(state.spec):
+    for found in _groups(state, kind):
+        group = mates.joined(found)
+        if group and not room.take(state.spec):
             return
-        yield group
+        if group:
+            yield group
 
 
 def _groups(state: AssetState, kind: int) -> Iterator[list[Cell]]:
@@ -156,11 +164,13 @@ def _attempt(cell: Cell) -> int:
 
 def _start(group: list[Cell]) -> RunStarted:
     first = group[0]
-    spec = first.home.spec
+    if first.home.spec.together:
+        first = next((cell for cell in group if must_run(cell.home, cell.i)), first)
     targets = []
     found: dict[Cause, None] = {}
     changed = 0
     for cell in group:
+        spec = cell.home.spec
         causes, count = changed_inputs(cell)
         if cell.forced:
             causes = (Cause(spec.key, cell.partition, cell.forced), *causes)
@@ -171,8 +181,8 @@ def _start(group: list[Cell]) -> RunStarted:
         targets.append(Target(spec.key, cell.partition, cell.owed, inputs, spec.code_version))
     return RunStarted(
         targets=tuple(targets),
-        attempt=_attempt(first),
-        policy=describe(spec.policy),
+        attempt=max(map(_attempt, group)) if first.home.spec.together else _attempt(first),
+        policy=describe(first.home.spec.policy),
         reason=reason(first),
         causes=tuple(found)[:MAX_CAUSES],
         changed=changed,

@@ -22,7 +22,7 @@ from freshet.engine.specs import AssetSpec, Dependency
 
 
 def resolve(
-    definitions: Sequence[Definition],
+    definitions: Sequence[object],
     default_policy: Policy,
     by_group: Mapping[str, Policy] | None = None,
     checks: Mapping[AssetKey, Sequence[Check]] | None = None,

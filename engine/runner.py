@@ -172,7 +172,7 @@ class Runner:
         value = await work.asset.function(**arguments)
         work.confirm_files(arguments)
         light = work.store.in_memory or (
-            work.order.spec.batch == 1 and as_output(value).value is None
+            len(work.order.targets) == 1 and as_output(value).value is None
         )
         if light and not work.checks:
             return work.keep(value, Permit())

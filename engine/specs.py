@@ -87,6 +87,10 @@ class AssetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     pools: tuple[PoolShare, ...] = ()
     config: dict[str, Plain] = {}
     """The function's parameters that have a default: part of its code version."""
+    together: tuple[AssetKey, ...] = ()
+    """All assets that the same function makes, this one included, in the order of its outputs: one
+    run makes all of them. Empty for a function that makes one.
+    """
 
     @property
     def is_source(self) -> bool:

@@ -14,7 +14,7 @@ from freshet.engine.executors.invoke import Failed, Permit, Rejected
 from freshet.engine.inputs import Load, Values, landed_file, load_value
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.orders import Order, context_of
-from freshet.engine.outputs import check_type, outputs_of, valueless_version
+from freshet.engine.outputs import annotated, check_type, outputs_of, valueless_version
 from freshet.engine.parts import Input
 from freshet.engine.publishing import (
     Audit,
@@ -142,10 +142,11 @@ class Work(msgspec.Struct, frozen=True):
     def draft(self, value: object) -> Draft:
         """Stage what was returned. Raises Rejected when it does not fit, or cannot be stored."""
         order = self.order
-        outputs = outputs_of(order, value)
-        for output in outputs:
+        outputs = outputs_of(order, self.asset, value)
+        for target, output in zip(order.targets, outputs, strict=True):
             if output.value is not None:
-                check_type(self.asset, output.value, batch=order.spec.batch > 1)
+                promised = annotated(self.asset, target.asset, batch=order.spec.batch > 1)
+                check_type(target.asset, promised, output.value)
         return stage(self.store, order, outputs)
 
     def keep(self, value: object, permit: Permit) -> list[AnyEvent] | Failed:

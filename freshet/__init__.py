@@ -22,6 +22,7 @@ from freshet.engine.mappings import (
     table,
     trailing,
 )
+from freshet.engine.multi import MultiAsset, Out, multi_asset
 from freshet.engine.partitions import (
     cron_windows,
     daily,
@@ -67,6 +68,8 @@ __all__ = [
     "Input",
     "LocalStore",
     "MemoryStore",
+    "MultiAsset",
+    "Out",
     "Output",
     "Policy",
     "Project",
@@ -98,6 +101,7 @@ __all__ = [
     "manual",
     "max_lag",
     "monthly",
+    "multi_asset",
     "not_null",
     "objects",
     "offset",

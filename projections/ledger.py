@@ -58,6 +58,11 @@ class Ledger:
         self._wave_until = -NOTHING
         self._pending: list[int] = []
 
+    def mates(self, state: AssetState) -> list[AssetState]:
+        """The assets that one run makes together with this one, itself included."""
+        together = state.spec.together
+        return [self.states[key] for key in together if key in self.states] if together else [state]
+
     # --- push -----------------------------------------------------------------------------------
 
     def wave_of(self, recorded: Recorded) -> int:

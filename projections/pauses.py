@@ -69,8 +69,8 @@ class Pauses:
 
 
 def asset_scopes(spec: AssetSpec) -> tuple[str, ...]:
-    """The scopes that hold an asset, the widest first."""
-    return (EVERYTHING, spec.key, f"group:{spec.group}")
+    """The scopes that hold an asset, the widest first; who is made together is held together."""
+    return (EVERYTHING, *(spec.together or (spec.key,)), f"group:{spec.group}")
 
 
 def sensor_scope(name: str) -> str:

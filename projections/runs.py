@@ -2,7 +2,7 @@
 how many of each kind.
 """
 
-from collections import deque
+from collections import Counter, deque
 from statistics import median
 from typing import Literal
 
@@ -115,8 +115,10 @@ class Runs:
         self.run_us += duration_us
         if outcome == "succeeded":
             targets = run.event.targets
-            recent = self._recent.setdefault(targets[0].asset, deque(maxlen=RECENT))
-            recent.append(duration_us // len(targets))
+            made = Counter(target.asset for target in targets)
+            for asset, partitions in made.items():
+                recent = self._recent.setdefault(asset, deque(maxlen=RECENT))
+                recent.append(duration_us // partitions)
         ended = Run(
             id_,
             run.started_at,

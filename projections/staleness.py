@@ -6,6 +6,7 @@ from, `owed(n) <= owed(u)`.
 """
 
 from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Any
 
 from freshet.engine.events import (
@@ -198,15 +199,17 @@ class Staleness(Sightings):
                 continue
             state, i = cell.home, cell.i
             live = state.live[i]
-            if failed is not None and state.forced.newest(i) < run:
-                # (a wish made during the run outlives its failure)
+            # What came meanwhile may be older than what it set out to pay: an upstream that a
+            # deployment added, or any news at all if the run had no reason any more.
+            owed = min(live.paying, live.next)
+            if failed is not None and owed < NOTHING and state.forced.newest(i) < run:
+                # (A wish made during the run outlives its failure, and who owes nothing, and was
+                # only to be made together with others, has not failed.)
                 before = state.failures.get(i)
                 again = before is not None and before.is_of(live.pinned, live.trial)
                 attempt = before.attempt + 1 if before is not None and again else 1
                 state.failures[i] = Failure(failed[0], attempt, live.pinned, live.trial, failed[1])
-            # What came meanwhile may be older than what it set out to pay: an upstream that a
-            # deployment added, or any news at all if the run had no reason any more.
-            self._end(state, i, min(live.paying, live.next))
+            self._end(state, i, owed)
 
     def _end(self, state: AssetState, i: int, owed: int) -> None:
         """The live run of this row is over; it owes `owed` from here on."""
@@ -267,8 +270,7 @@ class Staleness(Sightings):
             if state is None or i is None or is_too_far(state.space, i, recorded.recorded_at):
                 continue
             if i >= state.n or not state.exists[i]:
-                self.open(state, i, recorded.position)
-                state.explicit.add(i)
+                self._open_by_name(state, partition, recorded.position)
             if not force and state.state[i] == FRESH:
                 continue
             if force:
@@ -305,16 +307,23 @@ class Staleness(Sightings):
             assert state is not None
             i = state.number(key, add=True)
             if i is not None and not is_too_far(state.space, i, recorded.recorded_at):
-                self.open(state, i, recorded.position)
-                state.explicit.add(i)
+                self._open_by_name(state, key, recorded.position)
 
     def _partitions_removed(self, event: PartitionsRemoved, recorded: Recorded) -> None:
         state = self.states.get(event.asset)
         if state is not None and state.grows:
-            for key in event.keys:
-                i = state.number(key)
-                if i is not None and i < state.n and state.exists[i]:
-                    self.remove(state, i, self.wave_of(recorded))
+            for mate, key in product(self.mates(state), event.keys):
+                i = mate.number(key)
+                if i is not None and i < mate.n and mate.exists[i]:
+                    self.remove(mate, i, self.wave_of(recorded))
+
+    def _open_by_name(self, state: AssetState, key: PartitionKey, position: int) -> None:
+        """Somebody named this partition: it exists, of all assets that are made together."""
+        for mate in self.mates(state):
+            i = mate.number(key, add=mate.grows)
+            if i is not None:
+                self.open(mate, i, position)
+                mate.explicit.add(i)
 
     def _windows_opened(self, event: WindowsOpened, recorded: Recorded) -> None:
         self.now_us = max(self.now_us, event.until)

@@ -20,6 +20,7 @@ from freshet.engine.graph import Graph
 from freshet.engine.keys import AssetKey, parse_asset_partition
 from freshet.engine.loop import Loop
 from freshet.engine.memory import MemoryStream
+from freshet.engine.multi import MultiAsset, flattened
 from freshet.engine.policies import Eager
 from freshet.engine.resolution import resolve
 from freshet.engine.stores.memory import MemoryStore
@@ -27,15 +28,17 @@ from freshet.projections.catalog import Version
 from freshet.projections.causes import Status
 from freshet.projections.view import View
 
+Definition = Asset | Source | MultiAsset
 Assets = dict[AssetKey, Asset]
 Checks = dict[AssetKey, tuple[Check, ...]]
 
 
 def fitted(
-    definitions: Sequence[Asset | Source | Check], pools: Mapping[str, int] | None = None
+    definitions: Sequence[Definition | Check], pools: Mapping[str, int] | None = None
 ) -> tuple[Graph, Assets, Checks]:
     """The graph of what a project would have, with its assets and its checks."""
-    known = {item.key: item for item in definitions if not isinstance(item, Check)}
+    items = flattened(definitions)
+    known = {item.key: item for item in items if isinstance(item, Asset | Source)}
     checks = checks_by_asset([one for one in definitions if isinstance(one, Check)], known)
     return *resolve(list(known.values()), Eager(), checks=checks, pools=pools), checks
 
@@ -45,7 +48,7 @@ class Engine:
 
     def __init__(
         self,
-        definitions: Sequence[Asset | Source | Check],
+        definitions: Sequence[Definition | Check],
         slots: int,
         pools: Mapping[str, int] | None = None,
     ) -> None:
@@ -81,7 +84,7 @@ class Engine:
     async def deploy(self) -> None:
         await self.say(GraphDeployed(self.graph.digest, tuple(self.graph.specs.values())))
 
-    async def redeploy(self, *definitions: Asset | Source | Check) -> None:
+    async def redeploy(self, *definitions: Definition | Check) -> None:
         """Other definitions, while everything goes on; what runs goes on with its own."""
         self.graph, assets, checks = fitted(definitions)
         self.definitions = Definitions(assets, self.store, checks)
@@ -148,7 +151,7 @@ class Engine:
 
 @asynccontextmanager
 async def engine(
-    *definitions: Asset | Source | Check,
+    *definitions: Definition | Check,
     slots: int = 8,
     deploy: bool = True,
     pools: Mapping[str, int] | None = None,

@@ -54,11 +54,13 @@ class History:
         skips: bool = True,
         lazy: bool = True,
         by_change: bool = True,
+        together: bool = True,
     ) -> None:
         self.rng = rng
         self.skips = skips
         self.lazy = lazy
         self.by_change = by_change
+        self.together = together
         self.view = View()
         self.recorded: list[e.Recorded] = []
         self.now = JANUARY_US - DAY_US
@@ -70,6 +72,8 @@ class History:
         self.specs: list[AssetSpec] = []
         for number in range(size):
             self.specs.append(self._spec(number))
+            if self.together and rng.random() < 0.25:
+                self._add_mate()
         self.deploy()
 
     def say(self, event: e.AnyEvent) -> e.Recorded:
@@ -85,6 +89,7 @@ class History:
         return recorded
 
     def deploy(self) -> None:
+        self.specs = _parted(self.specs)
         self.say(e.GraphDeployed(str(len(self.recorded)), tuple(self.specs)))
 
     # --- what can happen ------------------------------------------------------------------------
@@ -120,20 +125,21 @@ class History:
         starts = decide(self.view, self.now, 1000).starts
         self.rng.choice([self.change, self.finish, self.wish])()
         for start in starts:
-            if any(spec.key == start.targets[0].asset for spec in self.specs):
+            if {target.asset for target in start.targets} <= {spec.key for spec in self.specs}:
                 self.say(start)
 
     def finish(self) -> None:
         live = self._live()
         if live is not None:
-            run, target = live
-            cell = self.view.staleness.cell(target.asset, target.partition)
-            pinned = pinned_of(cell)
-            self.succeed(run, target, self.content(target, pinned))
+            self.succeed(*live)
 
-    def succeed(self, run: int, target: Target, version: str) -> None:
-        name = (target.asset, target.partition, run, version, target.code_version)
-        self.say(e.Materialized(*name, absorbed=self._absorbed(run, target)))
+    def succeed(self, run: int, targets: tuple[Target, ...], *, as_new: bool = False) -> None:
+        """The run ends well, with values that follow from what it read, or with new ones."""
+        for target in targets:
+            cell = self.view.staleness.cell(target.asset, target.partition)
+            made = f"{target.asset}{run}" if as_new else self.content(target, pinned_of(cell))
+            name = (target.asset, target.partition, run, made, target.code_version)
+            self.say(e.Materialized(*name, absorbed=self._absorbed(run, target)))
         self.say(e.RunSucceeded(run))
 
     def _absorbed(self, run: int, target: Target) -> Absorbed | None:
@@ -242,12 +248,12 @@ class History:
         digest = blake2b(text.encode(), digest_size=8).hexdigest()
         return str(int(digest, 16) % 2) if coarse else digest
 
-    def _live(self) -> tuple[int, Target] | None:
+    def _live(self) -> tuple[int, tuple[Target, ...]] | None:
         live = list(self.view.runs.live.values())
         if not live:
             return None
         run = self.rng.choice(live)
-        return run.run, run.event.targets[0]
+        return run.run, run.event.targets
 
     def _spec(self, number: int, index: int | None = None) -> AssetSpec:
         before = self.specs[: len(self.specs) if index is None else index]
@@ -281,6 +287,18 @@ class History:
             max_changes=self.rng.choice([1, 2, 1000]),
         )
 
+    def _add_mate(self) -> None:
+        """The newest asset is made together with another one."""
+        spec = self.specs[-1]
+        if spec.is_source or spec.reads_changes or spec.key in {dep.asset for dep in spec.deps}:
+            return
+        mate = f"a{int(spec.key[1:]) + 50}"
+        together = (spec.key, mate)
+        ordered = spec.partitions is not None and not isinstance(spec.partitions, Dynamic)
+        policy = self._policy(sorted({dep.asset for dep in spec.deps}), ordered)
+        self.specs[-1] = msgspec.structs.replace(spec, together=together)
+        self.specs.append(msgspec.structs.replace(spec, key=mate, together=together, policy=policy))
+
     def _policy(self, inputs: list[str], ordered: bool) -> Policy:
         """Eager as a rule; lazy ones, whose time comes at random, and narrowed ones."""
         rng = self.rng
@@ -297,6 +315,28 @@ class History:
         if rng.random() < 0.3:
             policy = policy.if_upstream_fails("proceed", after=rng.choice([0, 1]))
         return policy
+
+
+def _parted(specs: list[AssetSpec]) -> list[AssetSpec]:
+    """What is not made from the same any more is not made together any more."""
+    by_key = {spec.key: spec for spec in specs}
+
+    def alike(spec: AssetSpec, key: str) -> bool:
+        other = by_key.get(key)
+        if other is None or other.together != spec.together:
+            return False
+        return (other.deps, other.partitions, other.code_version) == (
+            spec.deps,
+            spec.partitions,
+            spec.code_version,
+        )
+
+    return [
+        spec
+        if all(alike(spec, key) for key in spec.together)
+        else msgspec.structs.replace(spec, together=())
+        for spec in specs
+    ]
 
 
 def pinned_of(cell: Cell | None) -> int:

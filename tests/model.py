@@ -90,7 +90,7 @@ class Model:
         self.halfway: set[Key] = set()
         self.started: dict[Key, int] = {}
         self.failed: dict[Key, tuple[tuple[Read, str], int | None]] = {}
-        self.runs: dict[int, Key] = {}
+        self.runs: dict[int, list[Key]] = {}
         self.wave = (0, -INF)
         self.attic: dict[Key, tuple[str, Read | None, str, int]] = {}
         self.now_us = self.position = 0
@@ -493,29 +493,38 @@ class Model:
             case e.WindowsOpened(until=until):
                 self.now_us = max(self.now_us, until)
                 self.exist(p)
-            case e.RunStarted(targets=(target,)):
-                n = (target.asset, target.partition)
-                if n in self.cells and n not in self.running:
-                    self.runs[p], self.next[n] = n, self.up_eff(n)
+            case e.RunStarted(targets=targets):
+                for target in targets:
+                    n = (target.asset, target.partition)
+                    if n not in self.cells or n in self.running:
+                        continue
+                    self.runs.setdefault(p, []).append(n)
+                    self.next[n] = self.up_eff(n)
                     self.running[n] = self.owed.get(n, INF)
                     self.pinned[n] = (self.fingerprint(n), target.code_version)
                     deps = [dep for dep in self.specs[n[0]].deps if dep.changes]
                     fed: set[int] = set().union(*(self.fed(n, dep) for dep in deps))
                     if deps:
                         self.reading[n] = fed - self.was_read.get(n, set())
-            case e.Materialized(run=run, data_version=v) if run in self.runs:
-                self.finish(recorded, run, self.runs.pop(run), v, event.absorbed)
+            case e.Materialized(asset=a, partition=k, run=run, data_version=v) if (
+                a,
+                k,
+            ) in self.runs.get(run, ()):
+                self.runs[run].remove((a, k))
+                self.finish(recorded, run, (a, k), v, event.absorbed)
             case e.RunFailed(run=run) | e.RunCancelled(run=run) | e.RunAbandoned(run=run) if (
                 run in self.runs
             ):
-                n = self.runs.pop(run)
-                self.end(n, min(self.running[n], self.next[n]))
-                if n not in self.cells:
-                    self.owed.pop(n)
-                elif not isinstance(event, e.RunAbandoned) and all(
-                    p < run for p in self.forced.get(n, ())
-                ):
-                    self.failed[n] = (self.pinned[n], getattr(event, "retry_at", None))
+                for n in self.runs.pop(run):
+                    self.end(n, min(self.running[n], self.next[n]))
+                    if n not in self.cells:
+                        self.owed.pop(n)
+                    elif (
+                        self.owed[n] < INF
+                        and not isinstance(event, e.RunAbandoned)
+                        and all(p < run for p in self.forced.get(n, ()))
+                    ):
+                        self.failed[n] = (self.pinned[n], getattr(event, "retry_at", None))
             case e.Demanded(targets=targets) | e.Invalidated(targets=targets):
                 for n in ((t.asset, t.partition) for t in targets):
                     if (
@@ -524,7 +533,8 @@ class Model:
                         and admits(self.specs[n[0]].partitions, n[1])
                     ):
                         if n not in self.cells:
-                            self.explicit.add(n)
+                            mates = self.specs[n[0]].together or (n[0],)
+                            self.explicit |= {(mate, n[1]) for mate in mates}
                             self.exist(p)
                         self.failed.pop(n, None)
                         self.forced.setdefault(n, set()).add(p)

@@ -388,7 +388,7 @@ def plain(policy: Policy, number: int) -> Policy:
 
 def history_of(seed: int, size: int, steps: int) -> list[e.Recorded]:
     """A random history whose promises are of all kinds of lengths, and stand still at times."""
-    history = History(random.Random(seed), size)
+    history = History(random.Random(seed), size, together=False)
     for _ in range(steps):
         history.step()
     found, shift = [], 0

@@ -15,7 +15,7 @@ from freshet.projections.feeds import feeds_of
 from freshet.projections.marks import BULK, LIVE, NOTHING
 from freshet.projections.staleness import Staleness
 from freshet.projections.view import View
-from tests.histories import History, pinned_of
+from tests.histories import History
 from tests.model import INF, Model
 
 seeds = st.integers(0, 2**32)
@@ -94,9 +94,7 @@ def finish_everything(history: History) -> None:
         if not starts and not live and not ask_for_all(history):
             return
         for run in live:
-            target = run.event.targets[0]
-            pinned = pinned_of(history.view.staleness.cell(target.asset, target.partition))
-            history.succeed(run.run, target, history.content(target, pinned))
+            history.succeed(run.run, run.event.targets)
     raise AssertionError("it never comes to rest")
 
 
@@ -229,9 +227,10 @@ def test_a_burst_costs_one_run_per_affected_partition(
         history.now = moved + 1
     finish_everything(history)
     runs = Counter(
-        (event.targets[0].asset, event.targets[0].partition)
+        (target.asset, target.partition)
         for event in (recorded.event for recorded in history.recorded[before:])
         if isinstance(event, e.RunStarted)
+        for target in event.targets
     )
     assert all(count == 1 for n, count in runs.items() if n not in behind), runs
 
@@ -256,9 +255,8 @@ def test_no_cell_starves_under_steady_change(seed: int, size: int) -> None:  # X
             history.say(start)
         for run in list(view.runs.live.values()):
             if history.rng.random() < 0.7:
-                target = run.event.targets[0]
-                runs[target.asset, target.partition] += 1
-                history.succeed(run.run, target, f"{target.asset}{run.run}")
+                runs.update((t.asset, t.partition) for t in run.event.targets)
+                history.succeed(run.run, run.event.targets, as_new=True)
     reached = [cell]
     for here in reached:
         for home, i in downstream(here.home, here.i):
