@@ -1,6 +1,6 @@
 """What a running asset may ask about its own run, through a parameter named `context`."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
@@ -34,6 +34,34 @@ class Context(msgspec.Struct, frozen=True):
     partitions: tuple[PartitionKey, ...] = ()
     windows: Mapping[PartitionKey, Window] = {}
     gaps: tuple[AssetPartition, ...] = ()
+    token: str = ""
+    """The same for every run of one attempt at the same inputs and code, should it be cut off and
+    started anew: for services that take such a key and do the same work once.
+    """
+    job_before: str = ""
+    """The job that a run before this one submitted for the same inputs and code, and was cut off.
+    """
+    submitted: Callable[[str], Awaitable[None]] | None = None
+    """Records a job; set by the engine."""
+
+    async def job(self, submit: Callable[[], str | Awaitable[str]]) -> str:
+        """The name of the job that does the work elsewhere: that of the run before, if it was cut
+        off and this one is for the same inputs and code; else what `submit` returns, which is
+        recorded before this returns.
+
+        Between the two lies the moment in which the engine may be killed: give the service `token`,
+        if it takes one, so that it knows the job again. One job in a run. In a function that is not
+        async: `anyio.from_thread.run(context.job, submit)`.
+        """
+        if self.job_before:
+            return self.job_before
+        found = submit()
+        name = found if isinstance(found, str) else await found
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"a job has a name, by which to find it again, and not {name!r}")
+        if self.submitted is not None:
+            await self.submitted(name)
+        return name
 
     @property
     def partition_key(self) -> PartitionKey:

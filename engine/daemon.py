@@ -2,10 +2,8 @@
 to stop.
 """
 
-import os
 import random
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,15 +17,11 @@ from anyio.abc import TaskGroup
 
 from freshet.engine.asking import StatusQuestion, status_of
 from freshet.engine.clock import SteadyClock
-from freshet.engine.events import (
-    AnyEvent,
-    EngineStarted,
-    EngineStopped,
-    GraphDeployed,
-    RunAbandoned,
-)
+from freshet.engine.events import EngineStopped
+from freshet.engine.intents import Intents
 from freshet.engine.loop import Loop
 from freshet.engine.project import Project
+from freshet.engine.recovery import recover
 from freshet.engine.socket import serve
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.stores.payloads import Payloads
@@ -37,13 +31,15 @@ from freshet.engine.valves import Valves
 from freshet.projections.answers import StatusReport
 from freshet.projections.sensors import Pulse
 from freshet.projections.view import View
-from freshet.sensors.sensor import START, answers_of
 
 STREAM_FILE = "stream.db"
 """The stream, inside the state folder."""
 
 PAYLOADS = "payloads"
 """The folder of large payloads of changes, inside the state folder."""
+
+INTENTS = "publishing"
+"""The folder of what live runs are about to publish, inside the state folder."""
 
 GRACE_S = 30.0
 """How long a stopping daemon waits for live runs before it leaves them to be abandoned."""
@@ -134,7 +130,8 @@ async def daemon(
     async with SqliteStream.open(state / STREAM_FILE, clock=clock) as stream:
         view = await fold(stream)
         steady.begin(view.recorded_at)
-        await recover(stream, view, project, slots or project.slots)
+        intents = Intents(state / INTENTS)
+        await recover(stream, view, project, slots or project.slots, release(), intents)
         rng = rng or random.Random()
         payloads = Payloads(state / PAYLOADS)
         loop = Loop(
@@ -145,6 +142,7 @@ async def daemon(
             clock=clock,
             rng=rng,
             payloads=payloads,
+            intents=intents,
         )
         valves = Valves((sensor.name for sensor in project.sensors), view.pauses)
         loop.listeners.append(valves.heed)
@@ -185,28 +183,6 @@ async def fold(stream: EventStream) -> View:
         for recorded in await stream.read(view.position, limit=MAX_BATCH):
             view.apply(recorded)
     return view
-
-
-async def recover(stream: EventStream, view: View, project: Project, slots: int) -> None:
-    """Bring stream and project together, in one append: abandon cut-off runs, start, deploy what
-    changed.
-    """
-    for run in view.runs.live:
-        project.store.discard(run)
-    events: list[AnyEvent] = [
-        RunAbandoned(run, "cut off: the daemon ended before the run did") for run in view.runs.live
-    ]
-    sensors = {sensor.name: sensor.sources for sensor in project.sensors}
-    fixed = tuple(sensor.name for sensor in project.sensors if START not in answers_of(sensor))
-    host = socket.gethostname()
-    events.append(EngineStarted(release(), os.getpid(), host, slots, sensors, fixed))
-    if project.graph.digest != view.catalog.digest:
-        events.append(GraphDeployed(project.graph.digest, tuple(project.graph.specs.values())))
-    for start in range(0, len(events), MAX_BATCH):
-        await stream.append(events[start : start + MAX_BATCH])
-    while view.position < stream.head:
-        for recorded in await stream.read(view.position):
-            view.apply(recorded)
 
 
 async def obey_signals(running: Daemon) -> None:

@@ -105,13 +105,16 @@ class RunStarted(Event, frozen=True, tag="RunStarted"):
 
 
 class RunSucceeded(Event, frozen=True, tag="RunSucceeded"):
-    """All targets of the run were materialized."""
+    """All targets of the run were materialized. `adopted`: it was cut off when it had begun to
+    publish, and the next start of the engine finished that; how long it took is not known.
+    """
 
     run: int
     duration_us: int = 0
+    adopted: bool = False
 
 
-FailureKind = Literal["error", "timeout", "exit", "value", "input", "store", "check"]
+FailureKind = Literal["error", "timeout", "exit", "value", "input", "store", "check", "killed"]
 
 
 class RunFailed(Event, frozen=True, tag="RunFailed"):
@@ -136,11 +139,28 @@ class RunCancelled(Event, frozen=True, tag="RunCancelled"):
 
 class RunAbandoned(Event, frozen=True, tag="RunAbandoned"):
     """The run was cut off (crash, forced stop); its debt stands and nothing it made was
-    published.
+    published. `killed`: the engine had no time to stop in order.
     """
 
     run: int
     reason: str = ""
+    killed: bool = False
+
+
+class ResultRefused(Event, frozen=True, tag="ResultRefused"):
+    """A function came to its end after its run had: what it made was thrown away."""
+
+    run: int
+    reason: str = ""
+
+
+class JobSubmitted(Event, frozen=True, tag="JobSubmitted"):
+    """The run has work done elsewhere, under the name `job` there: should the run be cut off, the
+    next one for the same inputs and code goes on with it.
+    """
+
+    run: int
+    job: str = ""
 
 
 # --- wishes -----------------------------------------------------------------------------------
@@ -339,6 +359,7 @@ class Unknown(msgspec.Struct, frozen=True):
 AnyEvent = (
     GraphDeployed | SourceChanged | Observed | Materialized | CheckEvaluated
     | RunStarted | RunSucceeded | RunFailed | RunCancelled | RunAbandoned
+    | ResultRefused | JobSubmitted
     | Demanded | FellDue | DemandCancelled | Invalidated | PartitionsAdded | PartitionsRemoved
     | WindowsOpened
     | Paused | Resumed

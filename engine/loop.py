@@ -10,6 +10,7 @@ from anyio.abc import TaskGroup
 
 from freshet.engine.definitions import Definitions
 from freshet.engine.events import Recorded, RunAbandoned, RunCancelled, RunStarted
+from freshet.engine.intents import Intents
 from freshet.engine.orders import order_of
 from freshet.engine.persist import persist
 from freshet.engine.reactor import decide
@@ -46,6 +47,7 @@ class Loop:
         rng: random.Random | None = None,
         make_runner: Callable[..., Runner] = Runner,
         payloads: Payloads | None = None,
+        intents: Intents | None = None,
     ) -> None:
         self.view = view
         self.draining = False
@@ -58,6 +60,7 @@ class Loop:
         self._rng = rng or random.Random()
         self._make_runner = make_runner
         self._payloads = payloads
+        self._intents = intents
         self._runner: Runner | None = None
         self._sent = view.position
         self._wake_at: int | None = None
@@ -88,6 +91,7 @@ class Loop:
                 rng=self._rng,
                 clock=self._clock,
                 payloads=self._payloads,
+                intents=self._intents,
             )
             tasks.start_soon(self._keep_time)
             await self.act()

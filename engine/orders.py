@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from freshet.engine.context import Context, Window
+from freshet.engine.digests import digest
 from freshet.engine.events import Recorded, RunStarted
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.parts import EVERY, MAX_CAUSES, Input, Target
@@ -97,6 +98,10 @@ class Order(msgspec.Struct, frozen=True):
     reads: tuple[tuple[Read, ...], ...]
     lost: str = ""
     reading: Reading | None = None
+    job: str = ""
+    """The job that a run before it submitted for the same, and was cut off."""
+    asked: int = 0
+    """Position of the newest wish for it; 0 without one."""
 
 
 def order_of(view: View, recorded: Recorded, event: RunStarted) -> Order | None:
@@ -132,6 +137,8 @@ def order_of(view: View, recorded: Recorded, event: RunStarted) -> Order | None:
         tuple(reads),
         lost,
         reading,
+        view.jobs.job_for(event),
+        event.asked,
     )
 
 
@@ -187,7 +194,16 @@ def context_of(order: Order) -> Context:
         partitions,
         _windows(order, partitions),
         tuple(gaps),
+        _token(order),
+        order.job,
     )
+
+
+def _token(order: Order) -> str:
+    """The same for all runs of one attempt at the same, however often it is cut off."""
+    first = order.targets[0]
+    attempt = f"{first.fingerprint}|{first.code_version}|{order.attempt}|{order.asked}"
+    return digest([f"{first.asset}@{first.partition}|{attempt}".encode("utf-8", "surrogatepass")])
 
 
 def _windows(order: Order, partitions: tuple[PartitionKey, ...]) -> dict[PartitionKey, Window]:

@@ -11,6 +11,7 @@ from freshet.engine.events import (
     FreshnessBreached,
     FreshnessRestored,
     Invalidated,
+    JobSubmitted,
     Materialized,
     MessageRejected,
     MessageSettled,
@@ -18,6 +19,7 @@ from freshet.engine.events import (
     PartitionsAdded,
     PartitionsRemoved,
     Paused,
+    ResultRefused,
     Resumed,
     RunAbandoned,
     RunCancelled,
@@ -44,7 +46,8 @@ def subject_of(event: AnyEvent | Unknown) -> str:
             one = len(targets) == 1
             return str(AssetPartition(targets[0].asset, targets[0].partition)) if one else ""
         case (RunSucceeded(run=run) | RunFailed(run=run)
-              | RunCancelled(run=run) | RunAbandoned(run=run)):
+              | RunCancelled(run=run) | RunAbandoned(run=run)
+              | ResultRefused(run=run) | JobSubmitted(run=run)):
             return f"run {run}"
         case PartitionsAdded(asset=asset) | PartitionsRemoved(asset=asset):
             return asset
@@ -74,6 +77,8 @@ def cause_of(event: AnyEvent | Unknown) -> int | None:
             | RunFailed(run=run)
             | RunCancelled(run=run)
             | RunAbandoned(run=run)
+            | ResultRefused(run=run)
+            | JobSubmitted(run=run)
         ):
             return run or None
         case DemandCancelled(demand=demand):

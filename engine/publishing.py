@@ -67,12 +67,17 @@ def stage(store: Store, order: Order, outputs: Sequence[Output]) -> Draft:
     return Draft(order, outputs, staged)
 
 
-def publish(store: Store, draft: Draft, permit: Permit) -> Failed | None:
-    """Make all of it visible, unless the run was given up meanwhile. Raises Rejected."""
+def publish(
+    store: Store, draft: Draft, permit: Permit, announce: Callable[[], None]
+) -> Failed | None:
+    """Make all of it visible, unless the run was given up meanwhile; `announce` is called when it
+    is certain that it was not, and before anything is visible. Raises Rejected.
+    """
     if not permit.take():
         store.discard(draft.order.run)
         return Failed("timeout", "given up")
     try:
+        announce()
         for one in draft.staged:
             if one is not None:
                 store.publish(one)

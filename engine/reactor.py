@@ -134,14 +134,15 @@ def _ready(state: AssetState, kind: int, room: Room, mates: Mates) -> Iterator[l
 
 def _groups(state: AssetState, kind: int) -> Iterator[list[Cell]]:
     """The ready rows of one asset from its cursor on, then those before; as many at once as a run
-    may take. One that failed is tried alone, so that it does not hold up the others.
+    may take. One that failed, or ran when the engine was killed, is
+    tried alone, so that it does not hold up the others.
     """
     batch = state.spec.batch
     group: list[Cell] = []
     for start, stop in ((state.cursor, state.n), (0, min(state.cursor, state.n))):
         i = state.ready.find(kind, start, stop)
         while i >= 0:
-            if i in state.failures:
+            if i in state.failures or i in state.kills:
                 yield [Cell(state, i)]
             else:
                 group.append(Cell(state, i))

@@ -5,6 +5,7 @@ append.
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 import anyio.from_thread
@@ -15,6 +16,8 @@ from freshet.engine.definitions import Definitions
 from freshet.engine.errors import RequestError
 from freshet.engine.events import (
     AnyEvent,
+    JobSubmitted,
+    ResultRefused,
     RunFailed,
     RunSucceeded,
 )
@@ -24,6 +27,7 @@ from freshet.engine.inputs import (
     version_in,
     versions_of,
 )
+from freshet.engine.intents import Intents
 from freshet.engine.orders import Order, Reading
 from freshet.engine.outputs import as_output
 from freshet.engine.persist import persist
@@ -57,6 +61,7 @@ class Runner:
         clock: Callable[[], int],
         timer: Callable[[], float] = time.perf_counter,
         payloads: Payloads | None = None,
+        intents: Intents | None = None,
     ) -> None:
         self.definitions = definitions
         self._stream = stream
@@ -65,6 +70,7 @@ class Runner:
         self._clock = clock
         self._timer = timer
         self._payloads = payloads
+        self._intents = intents
         self._threads = anyio.CapacityLimiter(slots + MAX_ABANDONED_THREADS)
         self._scopes: dict[int, anyio.CancelScope] = {}
         self.live = 0
@@ -88,10 +94,10 @@ class Runner:
             scope.cancel()
 
     async def _carry_out(self, order: Order, scope: anyio.CancelScope) -> None:
+        store = self.definitions.store
         try:
             started = self._timer()
             made: list[AnyEvent] | Failed | None = None
-            store = self.definitions.store
             with scope:
                 if not scope.cancel_called:
                     made = await self._attempt(order)
@@ -104,6 +110,8 @@ class Runner:
             except RequestError as error:  # in what the function said: it ends no engine
                 await persist(self._stream, [RunFailed(order.run, "value", saying(error))])
         finally:
+            if self._intents is not None and not store.in_memory:
+                self._intents.drop(order.run)
             del self._scopes[order.run]
             self.live -= 1
 
@@ -124,12 +132,17 @@ class Runner:
                 loads,
                 await versions_of(order, loads, self._stream.at),
                 payloads=self._payloads,
+                intents=self._intents,
+                submitted=partial(self._submitted, order.run),
             )
             if order.reading is not None:
                 work = await self._with_changes(work, order.reading)
         except Rejected as rejected:
             return Failed(rejected.kind, rejected.error, passing=rejected.passing)
         return await self._call(work, timeout)
+
+    async def _submitted(self, run: int, job: str) -> None:
+        await persist(self._stream, [JobSubmitted(run, job)])
 
     def _fetch(self, position: int) -> Version:
         """A version that was not looked up before the run began; called in a worker thread."""
@@ -147,7 +160,10 @@ class Runner:
             return await on_loop(lambda: self._on_loop(work), timeout)
         try:
             result = await in_thread(
-                lambda permit: self._in_thread(work, permit), timeout, self._threads
+                lambda permit: self._in_thread(work, permit),
+                timeout,
+                self._threads,
+                partial(self._refuse, work.order.run),
             )
         except anyio.get_cancelled_exc_class():
             self.left_behind += 1
@@ -155,6 +171,11 @@ class Runner:
         if isinstance(result, Failed) and result.kind == "timeout":
             self.left_behind += 1
         return result
+
+    def _refuse(self, run: int, late: object) -> None:
+        """A function that was given up came to its end after all."""
+        said = late.error if isinstance(late, Failed) and late.kind != "timeout" else "it succeeded"
+        self._tasks.start_soon(persist, self._stream, [ResultRefused(run, said)])
 
     def _in_thread(self, work: Work, permit: Permit) -> list[AnyEvent] | Failed:
         arguments = work.arguments()

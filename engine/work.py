@@ -1,6 +1,7 @@
 """The work of one run: what it loads, and how what it made is staged, audited and published."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from freshet.engine.errors import StoreError
 from freshet.engine.events import AnyEvent, CheckEvaluated, Materialized
 from freshet.engine.executors.invoke import Failed, Permit, Rejected
 from freshet.engine.inputs import Load, Values, landed_file, load_value
+from freshet.engine.intents import Intent, Intents
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.orders import Order, context_of
 from freshet.engine.outputs import annotated, check_type, outputs_of, valueless_version
@@ -53,6 +55,9 @@ class Work(msgspec.Struct, frozen=True):
     """Its own version before, of an asset that reads changes."""
 
     payloads: Payloads | None = None
+    intents: Intents | None = None
+    submitted: Callable[[str], Awaitable[None]] | None = None
+    """Records the job that does the work elsewhere."""
 
     @property
     def newest_read(self) -> int:
@@ -80,7 +85,9 @@ class Work(msgspec.Struct, frozen=True):
             previous = self._own_value if self.previous is not None else None
             arguments |= arguments_of(self.taken, self.asset.changes_of, content, previous)
         if self.asset.takes_context:
-            arguments["context"] = context_of(self.order)
+            arguments["context"] = msgspec.structs.replace(
+                context_of(self.order), submitted=self.submitted
+            )
         return arguments
 
     def _own_value(self) -> Any:
@@ -168,13 +175,15 @@ class Work(msgspec.Struct, frozen=True):
         if failed is not None:
             self.store.discard(self.order.run)
             return failed
-        late = publish(self.store, draft, permit)
-        if late is not None:
-            return late
-        return [
-            *found,
-            *(self._materialized(n, draft) for n in range(len(draft.outputs))),
-        ]
+        made = [self._materialized(n, draft) for n in range(len(draft.outputs))]
+        late = publish(self.store, draft, permit, partial(self._announce, draft, [*found, *made]))
+        return late or [*found, *made]
+
+    def _announce(self, draft: Draft, events: Sequence[CheckEvaluated | Materialized]) -> None:
+        """Write down what is about to be published."""
+        staged = tuple(one for one in draft.staged if one is not None)
+        if self.intents is not None and staged and not self.store.in_memory:
+            self.intents.write(Intent(self.order.run, staged, tuple(events)))
 
     def _materialized(self, number: int, draft: Draft) -> Materialized:
         target, output, staged = (

@@ -8,7 +8,7 @@ row.
 from array import array
 from collections.abc import Sequence
 
-from freshet.projections.marks import NOTHING, Failure, Live, Wishes
+from freshet.projections.marks import NOTHING, Failure, Kills, Live, Wishes
 from freshet.projections.sums import MASK, PrefixSums
 
 GROWTH = 8
@@ -68,6 +68,7 @@ class Columns:
         self.codes: list[str] = []
         self.live: dict[int, Live] = {}
         self.failures: dict[int, Failure] = {}
+        self.kills: dict[int, Kills] = {}
         self.forced = Wishes()
         """Wishes to rebuild even from equal inputs."""
         self.demand = Wishes()

@@ -128,6 +128,7 @@ class Debts(Settling):
             if position in self.bulk:
                 self.bulk[position].wanted -= 1
         state.failures.pop(i, None)
+        state.kills.pop(i, None)
         self.unlist(state, i)
 
     def drop_ghost(self, name: AssetPartition, run: int) -> None:

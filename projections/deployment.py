@@ -301,7 +301,7 @@ def _move(old: AssetState, i: int, new: AssetState, k: int) -> None:
 _COLUMNS = (
     "exists", "there", "state", "hash", "consumed", "code", "changed_at", "made_at", "started_at",
 )  # fmt: skip
-_BY_ROW = ("live", "failures", "forced", "demand", "due", "absorbed", "elsewhere")
+_BY_ROW = ("live", "failures", "kills", "forced", "demand", "due", "absorbed", "elsewhere")
 
 
 def _differs(before: AssetSpec | None, now: AssetSpec) -> bool:

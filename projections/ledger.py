@@ -41,6 +41,8 @@ class Ledger:
         """Backfills by position: what owes them runs in the share that backfills have."""
         self.live_bulk: set[int] = set()
         """The live runs in that share."""
+        self.live_suspects: set[int] = set()
+        """The live runs of rows that ran when the engine was killed, more than once in a row."""
         self.position = 0
         self.heard: dict[AssetKey, dict[PartitionKey, int]] = {}
         """Of sources that are not defined now, the position of the newest change of each partition.

@@ -6,6 +6,11 @@ import msgspec
 
 from freshet.projections.progress import Feed, Progress
 
+SUSPECT = 2
+"""Kills of the engine during runs of a row after which it runs beside no other such one: so that a
+third tells which of them it is.
+"""
+
 NOTHING = 1 << 62
 """The debt of who owes nothing: later than every position."""
 
@@ -33,6 +38,14 @@ class Failure(msgspec.Struct, frozen=True):
     def is_of(self, fingerprint: int, trial: str) -> bool:
         """Would the next attempt be made with the same?"""
         return (self.fingerprint, self.trial) == (fingerprint, trial)
+
+
+class Kills(msgspec.Struct, frozen=True):
+    """How often the engine was killed in a row while a row ran, with which inputs and code."""
+
+    count: int
+    fingerprint: int
+    trial: str
 
 
 class Live:

@@ -62,6 +62,8 @@ class Runs:
         }
         self.ended: tuple[Target, ...] = ()
         """Targets of the run that ended with the last event, if one did."""
+        self.cut_off = False
+        """Did that run end because it was cut off?"""
         self._recent: dict[AssetKey, deque[int]] = {}
         self.run_us = 0
         """Time spent in runs that ended, succeeded or failed, in µs."""
@@ -72,8 +74,8 @@ class Runs:
             case RunStarted() as event:
                 run = Run(recorded.position, recorded.recorded_at, event)
                 self.live[run.run] = run
-            case RunSucceeded(run=id_, duration_us=duration):
-                self._end(id_, "succeeded", recorded, duration)
+            case RunSucceeded(run=id_, duration_us=duration, adopted=adopted):
+                self._end(id_, "succeeded", recorded, duration, timed=not adopted)
             case RunFailed(run=id_, duration_us=duration, error=error, retry_at=retry_at):
                 self._end(id_, "failed", recorded, duration, error, retry_at)
             case RunCancelled(run=id_, reason=reason):
@@ -106,14 +108,17 @@ class Runs:
         duration_us: int,
         error: str = "",
         retry_at: int | None = None,
+        *,
+        timed: bool = True,
     ) -> None:
         run = self.live.pop(id_, None)
         if run is None:
             return  # the end of a run that had ended: refused, and already history
         self.counts[outcome] += 1
         self.ended = run.event.targets
+        self.cut_off = outcome == "abandoned"
         self.run_us += duration_us
-        if outcome == "succeeded":
+        if outcome == "succeeded" and timed:
             targets = run.event.targets
             made = Counter(target.asset for target in targets)
             for asset, partitions in made.items():

@@ -32,10 +32,16 @@ from freshet.engine.graph import EMPTY, Graph
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.policies import Cron
 from freshet.engine.spaces import is_too_far
-from freshet.projections.cells import Cell, fingerprint, upstream_owed, version_hash
+from freshet.projections.cells import (
+    Cell,
+    fingerprint,
+    upstream_owed,
+    version_hash,
+)
 from freshet.projections.deployment import deploy, next_opening, open_by_time
 from freshet.projections.feeds import absorb, feeds_of, read_again
-from freshet.projections.marks import BULK, FRESH, NOTHING, Failure, Live, Tally
+from freshet.projections.kills import is_suspect, kills_of
+from freshet.projections.marks import BULK, FRESH, NOTHING, Failure, Kills, Live, Tally
 from freshet.projections.pulls import needed_above
 from freshet.projections.sightings import Sightings
 from freshet.projections.states import AssetState
@@ -120,6 +126,7 @@ class Staleness(Sightings):
         rest = self._absorb(state, i, event)
         state.made(i, recorded.position)
         state.failures.pop(i, None)
+        state.kills.pop(i, None)
         state.forced.take(i, event.run)
         state.due.take(i, min(event.run, rest))
         self.satisfy(state, i, min(event.run, rest))
@@ -164,6 +171,8 @@ class Staleness(Sightings):
             state.live[i] = live
             if state.ready[i] == BULK:
                 self.live_bulk.add(recorded.position)
+            if is_suspect(state, i):
+                self.live_suspects.add(recorded.position)
             if state.reads_changes:
                 live.feeds = feeds_of(state, i)
             self._set_next(live, upstream_owed(state, i))
@@ -187,11 +196,25 @@ class Staleness(Sightings):
         self._restore(event.run, (recorded.position, None))
 
     def _abandoned(self, event: RunAbandoned, recorded: Recorded) -> None:
+        for name in self._runs.get(event.run, ()) if event.killed else ():
+            cell = self._live(event.run, name)
+            if cell is not None:
+                state, i = cell.home, cell.i
+                live = state.live[i]
+                state.kills[i] = Kills(kills_of(state, i) + 1, live.pinned, live.trial)
         self._restore(event.run, None)
+
+    def kills_during(self, run: int) -> int:
+        """How often in a row the engine was killed in runs of what this live run makes, with the
+        same inputs and code.
+        """
+        cells = [self._live(run, name) for name in self._runs.get(run, ())]
+        return max((kills_of(cell.home, cell.i) for cell in cells if cell is not None), default=0)
 
     def _restore(self, run: int, failed: tuple[int, int | None] | None) -> None:
         """End a run for the rows it did not materialize: each owes again what it set out to pay."""
         self.live_bulk.discard(run)
+        self.live_suspects.discard(run)
         for name in self._runs.pop(run, ()):
             cell = self._live(run, name)
             if cell is None:
@@ -202,6 +225,8 @@ class Staleness(Sightings):
             # What came meanwhile may be older than what it set out to pay: an upstream that a
             # deployment added, or any news at all if the run had no reason any more.
             owed = min(live.paying, live.next)
+            if failed is not None:
+                state.kills.pop(i, None)
             if failed is not None and owed < NOTHING and state.forced.newest(i) < run:
                 # (A wish made during the run outlives its failure, and who owes nothing, and was
                 # only to be made together with others, has not failed.)
@@ -276,6 +301,7 @@ class Staleness(Sightings):
             if force:
                 state.forced.add(i, recorded.position)
             state.failures.pop(i, None)
+            state.kills.pop(i, None)
             self.mark(state, i, min(recorded.position, upstream_owed(state, i)))
             rows.append((state, i))
         return rows

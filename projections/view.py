@@ -9,6 +9,7 @@ from freshet.projections.causes import Status, status
 from freshet.projections.cells import Cell
 from freshet.projections.checks import Checks
 from freshet.projections.demands import Demands
+from freshet.projections.jobs import Jobs
 from freshet.projections.pauses import Pauses
 from freshet.projections.promises import Promises
 from freshet.projections.runs import Runs
@@ -25,6 +26,7 @@ class View:
         self.staleness = Staleness()
         self.runs = Runs()
         self.pauses = Pauses()
+        self.jobs = Jobs(self.runs)
         self.promises = Promises(self.staleness, self.runs, self.pauses)
         self.catalog = Catalog()
         self.checks = Checks()
@@ -41,6 +43,7 @@ class View:
         self.recorded_at = recorded.recorded_at
         self.staleness.apply(recorded)
         self.runs.apply(recorded)
+        self.jobs.apply(recorded)
         self.promises.apply(recorded)
         self.catalog.apply(recorded)
         self.checks.apply(recorded)

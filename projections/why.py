@@ -23,6 +23,7 @@ from freshet.engine.events import (
     FreshnessRestored,
     GraphDeployed,
     Invalidated,
+    JobSubmitted,
     Materialized,
     MessageRejected,
     MessageSettled,
@@ -31,6 +32,7 @@ from freshet.engine.events import (
     PartitionsRemoved,
     Paused,
     Recorded,
+    ResultRefused,
     Resumed,
     RunCancelled,
     RunFailed,
@@ -133,13 +135,10 @@ def describe(recorded: Recorded) -> str:
             return f"{subject} materialized as {short(event.data_version)}{of} by run {event.run}"
         case RunStarted():
             attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
-            return f"run {recorded.position} of {subject} started ({event.reason}{attempt})"
-        case RunSucceeded():
-            return f"{subject} succeeded in {event.duration_us / 1000:.1f} ms"
-        case RunFailed():
-            return f"{subject} failed ({event.kind}): {event.error}"
-        case RunCancelled(reason=reason):
-            return f"{subject} was cancelled: {reason}"
+            names = tuple(AssetPartition(one.asset, one.partition) for one in event.targets)
+            return f"run {recorded.position} of {_listed(names)} started ({event.reason}{attempt})"
+        case RunSucceeded() | RunFailed() | RunCancelled() | ResultRefused() | JobSubmitted():
+            return f"{subject} {_of_run(event)}"
         case Demanded() | Invalidated():
             what = "demanded" if isinstance(event, Demanded) else "invalidated"
             by = f" by {recorded.actor}" if recorded.actor else ""
@@ -179,6 +178,24 @@ def describe(recorded: Recorded) -> str:
             return f"engine stopped ({reason})"
         case _:
             return f"{type_of(event)} {subject}".strip()
+
+
+def _of_run(
+    event: RunSucceeded | RunFailed | RunCancelled | ResultRefused | JobSubmitted,
+) -> str:
+    match event:
+        case RunSucceeded(adopted=True):
+            return "was cut off while it published, and was finished"
+        case RunSucceeded():
+            return f"succeeded in {event.duration_us / 1000:.1f} ms"
+        case RunFailed():
+            return f"failed ({event.kind}): {event.error}"
+        case RunCancelled(reason=reason):
+            return f"was cancelled: {reason}"
+        case ResultRefused(reason=reason):
+            return f"came to its end too late: {reason}"
+        case JobSubmitted(job=job):
+            return f"has its work done elsewhere, as {job}"
 
 
 def _of_sensor(event: SensorFailed | SensorRecovered | MessageRejected | MessageSettled) -> str:

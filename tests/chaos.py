@@ -51,8 +51,25 @@ async def report(total: str, ticks: str) -> str:
     return f"{total}as of {ticks}"
 
 
+@fr.multi_asset(["lines", "letters"])
+def counted(total: str) -> tuple[int, dict[str, int]]:
+    return total.count("\\n"), {letter: total.count(letter) for letter in set(total)}
+
+
+@fr.check("lines", blocking=True)
+def is_not_negative(lines: int) -> bool:
+    return lines >= 0
+
+
+@fr.asset
+def ratio(lines: int, letters: dict[str, int]) -> str:
+    assert letters.get("\\n", 0) == lines, "of two runs"
+    return f"{lines} of {sum(letters.values())}"
+
+
 project = fr.Project(
-    assets=[flights, ticks, delays, total, report],
+    assets=[flights, ticks, delays, total, report, counted, ratio],
+    checks=[is_not_negative],
     sensors=[fr.files("landing/{partition}.csv", source=flights)],
     store=fr.LocalStore("data"),
 )
@@ -245,15 +262,15 @@ def repeated_runs(history: list[Recorded]) -> list[str]:
     found = []
     for recorded in history:
         if isinstance(recorded.event, RunStarted):
-            (target,) = recorded.event.targets
-            if last.get((target.asset, target.partition)) == (
-                target.fingerprint,
-                target.code_version,
-            ):
-                found.append(f"run {recorded.position} of {target}")
+            same = [
+                last.get((one.asset, one.partition)) == (one.fingerprint, one.code_version)
+                for one in recorded.event.targets
+            ]
+            if all(same):
+                found.append(f"run {recorded.position} of {recorded.event.targets}")
         elif isinstance(recorded.event, RunSucceeded):
-            (target,) = started[recorded.event.run].targets
-            last[target.asset, target.partition] = (target.fingerprint, target.code_version)
+            for one in started[recorded.event.run].targets:
+                last[one.asset, one.partition] = (one.fingerprint, one.code_version)
     return found
 
 

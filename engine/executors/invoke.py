@@ -6,9 +6,11 @@ import math
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 import msgspec
 
@@ -89,16 +91,21 @@ def failure(error: BaseException) -> Failed:
 
 
 async def in_thread(
-    work: Callable[[Permit], T], timeout: float | None, limiter: anyio.CapacityLimiter
+    work: Callable[[Permit], T],
+    timeout: float | None,
+    limiter: anyio.CapacityLimiter,
+    late: Callable[[T | Failed], object] | None = None,
 ) -> T | Failed:
     """Run `work` in a worker thread; after `timeout` seconds give up on it and leave it behind.
 
     Giving up takes the permit, so what comes late is not published; if `work` has it already, it is
-    publishing, and the timeout came too late.
+    publishing, and the timeout came too late. `late` is told, on the event loop, how work ended
+    that had been given up.
     """
     permit = Permit()
     finished = threading.Event()
     outcome: list[T | Failed] = []
+    given_up = threading.Event()
 
     def guarded() -> None:
         try:
@@ -107,6 +114,9 @@ async def in_thread(
             outcome.append(failure(error))
         finally:
             finished.set()
+            if late is not None and given_up.is_set():
+                with suppress(RuntimeError):  # the event loop has come to its end meanwhile
+                    anyio.from_thread.run_sync(late, outcome[0])
 
     try:
         with anyio.move_on_after(timeout):
@@ -114,12 +124,14 @@ async def in_thread(
             return outcome[0]
     except anyio.get_cancelled_exc_class():
         if permit.take():
+            given_up.set()
             raise
         # It is publishing: nobody may cut in, so its end is awaited, and is what there is.
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(finished.wait)
         return outcome[0]
     if permit.take():
+        given_up.set()
         return _timed_out(timeout)
     await anyio.to_thread.run_sync(finished.wait, abandon_on_cancel=True)
     return outcome[0]

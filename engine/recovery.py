@@ -1,0 +1,86 @@
+"""Recovery: what a daemon does on start, before anything else, with what the last one left."""
+
+import os
+import socket
+
+import anyio.to_thread
+import structlog
+
+from freshet.engine.events import (
+    AnyEvent,
+    EngineStarted,
+    GraphDeployed,
+    RunAbandoned,
+    RunFailed,
+    RunSucceeded,
+)
+from freshet.engine.intents import Intents, finish
+from freshet.engine.project import Project
+from freshet.engine.stream import MAX_BATCH, EventStream
+from freshet.projections.runs import Run
+from freshet.projections.view import View
+from freshet.sensors.sensor import START, answers_of
+
+KILLS_UNTIL_QUARANTINE = 3
+"""A run during which the engine was killed so often in a row is not started again by itself: one
+kill is an accident, and two may be.
+"""
+
+log = structlog.get_logger("freshet.daemon")
+
+
+async def recover(
+    stream: EventStream, view: View, project: Project, slots: int, release: str, intents: Intents
+) -> None:
+    """Bring stream and project together: end the runs that were cut off, start, deploy what
+    changed. Harmless however often it is itself cut off: nothing is decided but by what is recorded
+    and what is published.
+
+    A run that had begun to publish is finished; any other is abandoned, and its debt stands. One
+    that was running for the third time in a row when the engine was killed is quarantined: it
+    failed, and is not tried again with the same inputs and code until a person asks for it.
+    """
+    killed = view.engine is not None and isinstance(view.engine.event, EngineStarted)
+    events: list[AnyEvent] = []
+    for run in view.runs.live.values():
+        adopted = await anyio.to_thread.run_sync(_adopted, run.run, project, intents)
+        events += adopted or [_ended(view, run, killed)]
+    sensors = {sensor.name: sensor.sources for sensor in project.sensors}
+    fixed = tuple(sensor.name for sensor in project.sensors if START not in answers_of(sensor))
+    host = socket.gethostname()
+    events.append(EngineStarted(release, os.getpid(), host, slots, sensors, fixed))
+    if project.graph.digest != view.catalog.digest:
+        events.append(GraphDeployed(project.graph.digest, tuple(project.graph.specs.values())))
+    for start in range(0, len(events), MAX_BATCH):
+        await stream.append(events[start : start + MAX_BATCH])
+    while view.position < stream.head:
+        for recorded in await stream.read(view.position):
+            view.apply(recorded)
+    for left in intents.left():
+        intents.drop(left)
+
+
+def _adopted(run: int, project: Project, intents: Intents) -> list[AnyEvent]:
+    """The events of a run that had begun to publish, once that is finished; else none, and nothing
+    is left of it.
+    """
+    intent = intents.read(run)
+    if intent is None or not finish(project.store, intent):
+        project.store.discard(run)
+        return []
+    return [*intent.events, RunSucceeded(run, adopted=True)]
+
+
+def _ended(view: View, run: Run, killed: bool) -> AnyEvent:
+    kills = view.staleness.kills_during(run.run) + 1
+    if not killed or kills < KILLS_UNTIL_QUARANTINE:
+        said = "cut off: the daemon ended before the run did"
+        return RunAbandoned(run.run, said, killed=killed)
+    names = ", ".join(f"{t.asset}@{t.partition}".rstrip("@") for t in run.event.targets)
+    log.error("quarantined", run=run.run, of=names, kills=kills)
+    return RunFailed(
+        run.run,
+        "killed",
+        f"quarantined: the daemon was killed {kills} times in a row while this ran; other inputs"
+        " or code release it, or `freshet materialize`",
+    )
