@@ -6,7 +6,7 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +16,8 @@ import structlog
 from anyio.abc import TaskGroup
 
 from freshet.engine.asking import StatusQuestion, status_of
+from freshet.engine.checkpointing import Checkpointing
+from freshet.engine.checkpoints import CHECKPOINT, position_of, save, view_of
 from freshet.engine.clock import SteadyClock
 from freshet.engine.events import EngineStopped
 from freshet.engine.intents import Intents
@@ -25,7 +27,6 @@ from freshet.engine.recovery import recover
 from freshet.engine.socket import serve
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.stores.payloads import Payloads
-from freshet.engine.stream import MAX_BATCH, EventStream
 from freshet.engine.supervisor import supervise
 from freshet.engine.valves import Valves
 from freshet.projections.answers import StatusReport
@@ -40,6 +41,9 @@ PAYLOADS = "payloads"
 
 INTENTS = "publishing"
 """The folder of what live runs are about to publish, inside the state folder."""
+
+WORTH_SAVING = 1000
+"""Events since the last checkpoint for which a stopping daemon makes another one."""
 
 GRACE_S = 30.0
 """How long a stopping daemon waits for live runs before it leaves them to be abandoned."""
@@ -58,7 +62,7 @@ class Daemon:
     """
 
     def __init__(
-        self, stream: EventStream, loop: Loop, tasks: TaskGroup, clock: Callable[[], int]
+        self, stream: SqliteStream, loop: Loop, tasks: TaskGroup, clock: Callable[[], int]
     ) -> None:
         self.stream = stream
         self.loop = loop
@@ -128,7 +132,7 @@ async def daemon(
     steady = SteadyClock()
     clock = clock or steady
     async with SqliteStream.open(state / STREAM_FILE, clock=clock) as stream:
-        view = await fold(stream)
+        view = await view_of(stream, state / CHECKPOINT)
         steady.begin(view.recorded_at)
         intents = Intents(state / INTENTS)
         await recover(stream, view, project, slots or project.slots, release(), intents)
@@ -146,6 +150,8 @@ async def daemon(
         )
         valves = Valves((sensor.name for sensor in project.sensors), view.pauses)
         loop.listeners.append(valves.heed)
+        checkpointing = Checkpointing(state / STREAM_FILE)
+        loop.listeners.append(checkpointing.heed)
         async with anyio.create_task_group() as tasks:
             running = Daemon(stream, loop, tasks, clock)
             listening = anyio.Event()
@@ -154,6 +160,7 @@ async def daemon(
             )
             await listening.wait()
             tasks.start_soon(loop.run, name="loop")
+            tasks.start_soon(checkpointing.run, name="checkpoints")
             for sensor in project.sensors if sensors else ():
                 pulse = running.pulses[sensor.name] = Pulse()
                 watched = partial(
@@ -173,16 +180,15 @@ async def daemon(
             finally:
                 tasks.cancel_scope.cancel()
         with anyio.CancelScope(shield=True):
-            await stream.append([EngineStopped(running.stop_reason)])
+            await _leave(running, state)
 
 
-async def fold(stream: EventStream) -> View:
-    """The view of everything recorded so far. Raises StreamError naming the first bad position."""
-    view = View()
-    while view.position < stream.head:
-        for recorded in await stream.read(view.position, limit=MAX_BATCH):
-            view.apply(recorded)
-    return view
+async def _leave(running: Daemon, state: Path) -> None:
+    """The last that is recorded, and what makes the next start quick."""
+    await running.stream.append([EngineStopped(running.stop_reason)])
+    if running.view.position > position_of(state / CHECKPOINT) + WORTH_SAVING:
+        with suppress(OSError):
+            await save(running.view, running.stream, state / CHECKPOINT)
 
 
 async def obey_signals(running: Daemon) -> None:

@@ -163,6 +163,10 @@ class SqliteStream:
         """The sensor's cursor as of the head: the fold of its `CursorMoved` events."""
         return await self._reader.cursor(sensor)
 
+    async def hash_at(self, position: int) -> str:
+        """The hash of the chain at a position; see `SqliteReader.hash_at`."""
+        return await self._reader.hash_at(position)
+
     async def verify(self, after: int = 0) -> int:
         """Check the hash chain after `after`; see `SqliteReader.verify`."""
         return await self._reader.verify(after)

@@ -59,6 +59,11 @@ class SqliteReader:
             yield reader
 
     @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
+    @property
     def head(self) -> int:
         """The newest position as of the last look at the file; `refresh` looks again."""
         return self._head
@@ -124,6 +129,12 @@ class SqliteReader:
         Raises StreamError naming the first position that is wrong. Changes nothing.
         """
         return await self._ask(lambda db: verify(db, self._path, max(after, 0)))
+
+    async def hash_at(self, position: int) -> str:
+        """The hash of the chain at a position, in hexadecimal; empty if there is no such event."""
+        query = "SELECT hash FROM events WHERE position = ?"
+        row = await self._ask(lambda db: db.execute(query, (position,)).fetchone())
+        return bytes(row[0]).hex() if row is not None else ""
 
     async def tail(self) -> Tail:
         """Where a writer would go on; the last event is verified."""

@@ -21,7 +21,7 @@ import pytest
 from anyio import to_thread
 
 import freshet as fr
-from freshet.engine.daemon import fold
+from freshet.engine.checkpoints import fold
 from freshet.engine.digests import digest
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.supervisor import supervise

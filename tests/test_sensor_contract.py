@@ -13,7 +13,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from freshet.engine.daemon import fold
+from freshet.engine.checkpoints import fold
 from freshet.engine.events import (
     AnyEvent,
     CursorMoved,

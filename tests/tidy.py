@@ -178,6 +178,8 @@ LAYERS = (
             "engine.outputs",
             "engine.publishing",
             "engine.intents",
+            "engine.checkpoints",
+            "engine.checkpointing",
             "engine.work",
             "engine.runner",
             "engine.valves",

@@ -13,12 +13,13 @@ from uuid import uuid4
 import anyio
 import click
 
+from freshet.engine.checkpoints import CHECKPOINT
+from freshet.engine.checkpoints import view_of as folded
 from freshet.engine.errors import InUseError, RequestError
 from freshet.engine.events import Recorded
 from freshet.engine.socket import Request, Wish, ask
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.sqlite_reader import SqliteReader
-from freshet.engine.stream import MAX_BATCH
 from freshet.projections.view import View
 
 STREAM_FILE = "stream.db"
@@ -58,14 +59,7 @@ async def reader(state: Path) -> AsyncIterator[SqliteReader]:
 
 async def view_of(stream: SqliteReader) -> View:
     """The fold of everything recorded so far."""
-    view = View()
-    while view.position < stream.head:
-        batch = await stream.read(view.position, limit=MAX_BATCH)
-        if not batch:
-            break
-        for recorded in batch:
-            view.apply(recorded)
-    return view
+    return await folded(stream, stream.path.with_name(CHECKPOINT))
 
 
 async def answer(stream: SqliteReader, question: Generator[int, Recorded | None, T]) -> T:
