@@ -28,6 +28,7 @@ from freshet.engine.socket import serve
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.stores.payloads import Payloads
 from freshet.engine.supervisor import supervise
+from freshet.engine.sweep import keep_sweeping
 from freshet.engine.valves import Valves
 from freshet.projections.answers import StatusReport
 from freshet.projections.sensors import Pulse
@@ -161,6 +162,7 @@ async def daemon(
             await listening.wait()
             tasks.start_soon(loop.run, name="loop")
             tasks.start_soon(checkpointing.run, name="checkpoints")
+            tasks.start_soon(keep_sweeping, loop, stream, name="sweep")
             for sensor in project.sensors if sensors else ():
                 pulse = running.pulses[sensor.name] = Pulse()
                 watched = partial(

@@ -75,6 +75,11 @@ class Loop:
             self._runner.definitions = definitions
 
     @property
+    def definitions(self) -> Definitions:
+        """What runs are started with."""
+        return self._definitions
+
+    @property
     def runner(self) -> Runner:
         """Who carries out the orders, once the loop runs."""
         assert self._runner is not None, "the loop does not run"

@@ -187,6 +187,7 @@ LAYERS = (
             "engine.loop",
             "engine.asking",
             "engine.socket",
+            "engine.sweep",
             "engine.recovery",
             "engine.daemon",
         ),
