@@ -74,6 +74,21 @@ class Example:
             async for batch in stream.follow():
                 yield batch
 
+    def freshet(self, *arguments: str) -> Any:
+        """What a command says, as JSON."""
+        done = subprocess.run(
+            [sys.executable, "-m", "freshet", *arguments, "--json"],
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=True,
+        )
+        return json.loads(done.stdout)
+
+    def status(self) -> Any:
+        return self.freshet("status")
+
     async def history(self) -> list[Recorded]:
         found: list[Recorded] = []
         async with SqliteReader.open(self.folder / ".freshet" / "stream.db") as stream:
@@ -164,3 +179,38 @@ async def test_orders_and_prices_are_joined_day_by_day(tmp_path: Path, broker: B
         assert set(started) == {"2024-01-02"}
         example.land("landing/prices.csv", "product,price\napple,10\n")
         await example.until(lambda: turnover() == [30.0, 50.0])
+
+
+async def test_training_follows_the_data_and_the_hyperparameters(tmp_path: Path) -> None:
+    """A5, B7.4: a model that learns nothing is not published; data that is repaired to what it was
+    trains nothing; other hyperparameters train the model and not its features; provenance names
+    data, code and parameters.
+    """
+    example = Example("training", tmp_path / "training")
+    rows = [f"{50 + 10 * n},{100 + 3 * (50 + 10 * n)}" for n in range(12)]
+    good = "\n".join(["area,price", *rows])
+    bad = "\n".join(["area,price", *(f"{50 + 10 * n},{500 - n}" for n in range(12))])
+    with example.running():
+        example.land("landing/houses.csv", good)
+        await example.until(lambda: example.value("mean_error") is not None)
+        assert example.value("mean_error") < 5
+        before = example.value("models/prices")
+        example.land("landing/houses.csv", bad)
+        await example.until(lambda: any(row["failed"] for row in example.status()["assets"]))
+        assert example.value("models/prices") == before
+        example.land("landing/houses.csv", good)
+        await example.until(lambda: bool(example.status()["fresh"]))
+    project = example.folder / "project.py"
+    project.write_text(project.read_text().replace("epochs: int = 400", "epochs: int = 500"))
+    with example.running():
+        await example.until(lambda: example.value("models/prices") != before)
+        await example.until(lambda: bool(example.status()["fresh"]))
+    found = example.freshet("provenance", "models/prices")
+    assert found["config"] == {"learning_rate": 0.5, "epochs": 500}
+    assert set(found["metadata"]) >= {"loss", "houses"}
+    assert [one["asset"] for one in found["inputs"]] == ["features/train"]
+    assert [one["asset"] for one in found["inputs"][0]["inputs"]] == ["landing/houses"]
+    starts = [r.event for r in await example.history() if isinstance(r.event, RunStarted)]
+    trained = [event for event in starts if event.targets[0].asset == "models/prices"]
+    assert [event.reason for event in trained] == ["missing", "changed", "code"]
+    assert sum(len(event.targets) == 2 for event in starts) == 3  # the features: good, bad, good
