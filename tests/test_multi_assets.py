@@ -386,3 +386,30 @@ async def test_an_output_that_owed_nothing_has_not_failed() -> None:
         await under_test.settled()
         assert under_test.status("a").activity == "failed"
         assert (under_test.status("b").state, under_test.status("b").activity) == ("fresh", "")
+        assert under_test.view.staleness.states["a"].failures != {}
+        assert under_test.view.staleness.states["b"].failures == {}
+
+
+async def test_an_output_that_is_added_during_a_run_waits_for_its_end() -> None:
+    gate = anyio.Event()
+
+    @fr.multi_asset(["totals", "people"], code_version="1")
+    async def fewer(sales: str) -> tuple[str, str]:
+        await gate.wait()
+        return sales, sales
+
+    @fr.multi_asset(["totals", "people", "extra"], code_version="1")
+    async def more(sales: str) -> tuple[str, str, str]:
+        return sales, sales, sales
+
+    async with engine(SALES, fewer) as under_test:
+        await under_test.change("sales", "a")
+        while not under_test.view.runs.live:
+            await anyio.sleep(0)
+        await under_test.redeploy(SALES, more)
+        await under_test.loop.act()
+        await under_test.folded()
+        assert await started(under_test) == [["totals", "people"]]
+        gate.set()
+        await under_test.quiet()
+        assert (await started(under_test))[1:] == [["totals", "people", "extra"]]
