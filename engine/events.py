@@ -114,12 +114,30 @@ class RunSucceeded(Event, frozen=True, tag="RunSucceeded"):
     adopted: bool = False
 
 
-FailureKind = Literal["error", "timeout", "exit", "value", "input", "store", "check", "killed"]
+FailureKind = Literal[
+    "error",
+    "timeout",
+    "exit",
+    "value",
+    "input",
+    "store",
+    "check",
+    "fatal",
+    "retry",
+    "infrastructure",
+    "killed",
+]
+"""What broke: the function (error, exit), its time (timeout), what it returned (value, store), what
+it reads (input), a blocking check, or none of these but what carries them all (infrastructure);
+`killed`: the engine itself, again and again.
+`fatal` and `retry` are the function's own words for how to go on.
+"""
 
 
 class RunFailed(Event, frozen=True, tag="RunFailed"):
     """The run produced nothing. `retry_at`: when it may be tried again by itself; none: it stays
-    blocked.
+    blocked. `passing`: what is in the way lies outside and passes by itself, so it is tried until
+    it works, and uses up none of its retries.
     """
 
     run: int
@@ -128,6 +146,7 @@ class RunFailed(Event, frozen=True, tag="RunFailed"):
     detail: str = ""
     duration_us: int = 0
     retry_at: int | None = None
+    passing: bool = False
 
 
 class RunCancelled(Event, frozen=True, tag="RunCancelled"):

@@ -5,7 +5,6 @@ a file, or a list, and does no I/O of its own.
 """
 
 from collections.abc import Generator, Mapping
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -46,6 +45,7 @@ from freshet.engine.events import (
 from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.origins import subject_of
 from freshet.projections.causes import Status, blocker_text
+from freshet.projections.outlook import outlook, utc
 from freshet.projections.pauses import EVERYTHING, sensor_scope
 from freshet.projections.pools import Room
 from freshet.projections.view import View
@@ -104,6 +104,7 @@ def explain(
     made_at = view.staleness.made_at(*target)
     if cell is not None and cell.failure is not None and not cell.running:
         yield from _event(cell.failure.position, 0, steps)
+        steps.append(Step(1, cell.failure.position, outlook(cell.failure)))
     if cell is not None and cell.cut is not None and cell.cut[1] > made_at:
         ending = yield cell.cut[1]
         text = f"the change at position {cell.cut[0]} was cut off: its inputs turned out equal"
@@ -160,14 +161,14 @@ def describe(recorded: Recorded) -> str:
             verb = "paused" if isinstance(event, Paused) else "resumed"
             by = f" by {recorded.actor}" if recorded.actor else ""
             until = event.until if isinstance(event, Paused) else None
-            end = f" until {_utc(until)}" if until is not None else ""
+            end = f" until {utc(until)}" if until is not None else ""
             return f"{scope} {verb}{by}{end}" + (f": {reason}" if reason else "")
         case SensorFailed() | SensorRecovered() | MessageRejected() | MessageSettled():
             return _of_sensor(event)
         case CursorMoved(sensor=sensor) if recorded.actor not in (None, sensor_scope(sensor)):
             return f"cursor of {sensor} moved by {recorded.actor}: {_moves(event.items)}"
         case WindowsOpened(until=until):
-            return f"windows over by {_utc(until)} exist"
+            return f"windows over by {utc(until)} exist"
         case PartitionsAdded(asset=asset, keys=keys) | PartitionsRemoved(asset=asset, keys=keys):
             verb = "added to" if isinstance(event, PartitionsAdded) else "removed from"
             more = f" and {len(keys) - MAX_BREADTH} more" if len(keys) > MAX_BREADTH else ""
@@ -220,11 +221,6 @@ def _moves(items: Mapping[str, str | None]) -> str:
     return ", ".join(shown[:MAX_BREADTH]) + more
 
 
-def _utc(us: int) -> str:
-    moment = datetime.fromtimestamp(us / 1_000_000, UTC).isoformat(" ", "seconds")
-    return f"{moment[:19]} UTC"
-
-
 def _listed(names: tuple[AssetPartition, ...]) -> str:
     """The first of these, and how many more there are."""
     more = f" and {len(names) - MAX_BREADTH} more" if len(names) > MAX_BREADTH else ""
@@ -244,6 +240,9 @@ def _held(view: View, status: Status, steps: list[Step]) -> Generator[int, Recor
         steps.append(Step(0, blocker.position, f"waits: {blocker_text(blocker)}"))
         if blocker.position:
             yield from _event(blocker.position, 1, steps)
+        holding = view.staleness.cell(blocker.asset, blocker.partition)
+        if holding is not None and holding.failure is not None and not holding.running:
+            steps.append(Step(1, holding.failure.position, outlook(holding.failure)))
         origin, what = AssetPartition(blocker.asset, blocker.partition), blocker.what
     elif status.activity == "unwanted":
         steps.append(Step(0, 0, "waits: its policy is manual, and nobody has asked for it"))
