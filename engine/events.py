@@ -149,6 +149,15 @@ class RunFailed(Event, frozen=True, tag="RunFailed"):
     passing: bool = False
 
 
+class RunDelayed(Event, frozen=True, tag="RunDelayed"):
+    """The live run takes far longer than its asset's recent ones, of which nine in ten took at most
+    `expected_us`. A warning: it goes on.
+    """
+
+    run: int
+    expected_us: int = 0
+
+
 class RunCancelled(Event, frozen=True, tag="RunCancelled"):
     """A person stopped the run; the same inputs are not retried."""
 
@@ -377,7 +386,7 @@ class Unknown(msgspec.Struct, frozen=True):
 # fmt: off
 AnyEvent = (
     GraphDeployed | SourceChanged | Observed | Materialized | CheckEvaluated
-    | RunStarted | RunSucceeded | RunFailed | RunCancelled | RunAbandoned
+    | RunStarted | RunSucceeded | RunFailed | RunDelayed | RunCancelled | RunAbandoned
     | ResultRefused | JobSubmitted
     | Demanded | FellDue | DemandCancelled | Invalidated | PartitionsAdded | PartitionsRemoved
     | WindowsOpened

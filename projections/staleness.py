@@ -180,6 +180,7 @@ class Staleness(Sightings):
             if not state.there[i]:
                 self.touch_below(state, i, skipping=True)  # who goes on without it waits for it now
             state.cursor = i + 1
+            state.served_at = recorded.position
             if state in self.ready:  # served last, so it comes last
                 del self.ready[state]
                 self.ready[state] = None

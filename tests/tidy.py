@@ -87,6 +87,8 @@ LAYERS = (
             "projections.deployment",
             "projections.sightings",
             "projections.staleness",
+            "projections.circuits",
+            "projections.delays",
             "projections.pools",
             "projections.mates",
             "projections.causes",
@@ -108,7 +110,7 @@ LAYERS = (
             "projections.provenance",
         ),
     ),
-    Layer("4 decision", True, ("engine.reactor",)),
+    Layer("4 decision", True, ("engine.turns", "engine.reactor")),
     Layer(
         "5 edges",
         False,
