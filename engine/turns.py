@@ -15,8 +15,8 @@ from freshet.projections.states import AssetState
 from freshet.projections.view import View
 
 AGEING_US = 60_000_000
-"""For each minute that the first ready partition has owed, an asset counts as one higher: a person
-who gives priorities thinks in units of urgency, not of hours.
+"""For each minute that its first ready partition has owed what it could pay, an asset counts as one
+higher: the steps of priorities people give are few, and a wait of minutes is what they would bear.
 """
 
 

@@ -84,6 +84,8 @@ class Columns:
         """Where the search for the next ready row begins."""
         self.served_at = 0
         """Position of the newest run."""
+        self.ready_us = 0
+        """Since when (µs) there has always been a ready row, if there is one."""
         self.owes: dict[int, int] = {}
         """Mark to how many rows owe it."""
         self._heap: list[int] = []
