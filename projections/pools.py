@@ -112,7 +112,7 @@ def first_ready(state: AssetState, kind: int) -> Cell | None:
 
 
 def waited_us(staleness: Staleness, cell: Cell, now: int) -> int:
-    """How long (µs) a row has owed what it could pay: the time it waited for inputs is not its own."""
+    """How long (µs) a row has owed what it could pay: waiting for inputs does not count."""
     timed = staleness.timed.at.get(cell)
     able = cell.home.ready_us if timed is None else timed
     return max(0, now - max(able, staleness.marks.at.get(cell.owed, now)))

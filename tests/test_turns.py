@@ -9,7 +9,6 @@ from freshet.engine import events as e
 from freshet.engine import turns
 from freshet.engine.keys import AssetPartition
 from freshet.engine.specs import AssetSpec, Dependency, PoolShare
-from freshet.projections import pools
 from freshet.projections.why import Explanation, explain
 from tests.virtual import World
 
@@ -215,8 +214,3 @@ def test_who_is_held_up_by_that_is_told_for_whom() -> None:
     assert "waits: for room in the pool 'gb', which is kept for heavy" in told
     told = [step.text for step in why(world, "heavy").steps]
     assert any("for room in the pool 'gb', of which " in text for text in told)
-
-
-def test_the_time_is_the_same_in_both_places() -> None:
-    """What is kept and what is told go by one number."""
-    assert turns.KEPT_AFTER_US == pools.KEPT_AFTER_US
