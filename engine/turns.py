@@ -5,7 +5,7 @@ waiting. Higher priorities come first, but a lower one rises while it waits, so 
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import chain, groupby
+from itertools import chain
 
 from freshet.projections.cells import Cell
 from freshet.projections.circuits import Circuit, attempts
@@ -52,18 +52,18 @@ def _ranks(
     priorities = {state.spec.policy.priority for state in states}
     if len(priorities) < 2:
         return [states]
-    top = max(priorities)
-
-    def rank(state: AssetState) -> int:
-        own = state.spec.policy.priority
-        if own == top:
-            return -top
-        cell = late[state][0] if state in late else first_ready(state, kind)
-        waited = waited_us(view.staleness, cell, now) if cell is not None else 0
-        return -min(top, own + waited // AGEING_US)
-
-    ranked = sorted(((rank(state), state) for state in states), key=lambda pair: pair[0])
-    return ((state for _, state in rank) for _, rank in groupby(ranked, key=lambda pair: pair[0]))
+    top, times = max(priorities), view.staleness.marks.at
+    ranks: dict[int, list[AssetState]] = {}
+    for state in states:
+        rank = state.spec.policy.priority
+        if state in late:
+            rank = min(top, rank + waited_us(view.staleness, late[state][0], now) // AGEING_US)
+        # Nobody has waited longer than for all the time that there was something ready.
+        elif rank < top and now - state.ready_us >= AGEING_US:
+            since = max(state.ready_us, times.get(state.owed[first_ready(state, kind)], now))
+            rank = min(top, rank + max(0, now - since) // AGEING_US)
+        ranks.setdefault(rank, []).append(state)
+    return (ranks[rank] for rank in sorted(ranks, reverse=True))
 
 
 def _in_turn(turns: list[Iterator[list[Cell]]]) -> Iterator[list[Cell]]:
@@ -88,7 +88,8 @@ def _runs(
         late, rows = _let_through(circuit, state, kind, late, now)
     for group in chain(([cell] for cell in late), _groups(state, rows)):
         if not room.take(state.spec):
-            if waited_us(view.staleness, group[0], now) >= KEPT_AFTER_US:
+            may = room.may_keep(state.spec)
+            if may and waited_us(view.staleness, group[0], now) >= KEPT_AFTER_US:
                 room.keep_for(state.spec)
             return
         yield group

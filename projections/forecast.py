@@ -149,7 +149,7 @@ def _unpaused(
     circuit = view.circuits.holding(cell)
     if circuit is not None and (state.ready[i] or cell in view.staleness.timed.at):
         text = circuit_text(circuit)
-        if circuit.probe or cell != first_ready(state, state.ready[i]):
+        if circuit.probe or not state.ready[i] or i != first_ready(state, state.ready[i]):
             return _Moment("waiting", None, text)
         return _Moment("timed", max(now_us, circuit.next_at), text)
     if state.ready[i]:

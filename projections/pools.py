@@ -67,6 +67,10 @@ class Room:
             self._taken[share.pool] += share.weight
         return True
 
+    def may_keep(self, spec: AssetSpec) -> bool:
+        """Does it want more than one of a pool that is kept for nobody yet?"""
+        return any(one.weight > 1 and one.pool not in self._kept for one in spec.pools)
+
     def keep_for(self, spec: AssetSpec) -> None:
         """From here on, keep the pools of which this asset wants more than one for it: else many
         who want one each would always be quicker. Not if it waits for something else as well.
@@ -85,8 +89,8 @@ def room_kept(staleness: Staleness, runs: Runs, asking: AssetState, now: int) ->
     for state in staleness.ready if pools else ():
         if state is asking or pools.isdisjoint(one.pool for one in state.spec.pools):
             continue
-        first = first_ready(state, LIVE) or first_ready(state, BULK)
-        long = first is not None and waited_us(staleness, first, now) >= KEPT_AFTER_US
+        first = Cell(state, first_ready(state, LIVE if state.ready_counts[LIVE] else BULK))
+        long = waited_us(staleness, first, now) >= KEPT_AFTER_US
         if long and room.full(state.spec) is not None:
             room.keep_for(state.spec)
     return room
@@ -103,12 +107,10 @@ def full_text(full: Full) -> str:
     return f"for room in the pool '{pool}', of which {full.taken} of {limit} is taken"
 
 
-def first_ready(state: AssetState, kind: int) -> Cell | None:
-    """The ready row of an asset that is next in turn; None if there is none."""
+def first_ready(state: AssetState, kind: int) -> int:
+    """The ready row of an asset that is next in turn; -1 if there is none."""
     i = state.ready.find(kind, state.cursor)
-    if i < 0:
-        i = state.ready.find(kind)
-    return Cell(state, i) if i >= 0 else None
+    return i if i >= 0 else state.ready.find(kind)
 
 
 def waited_us(staleness: Staleness, cell: Cell, now: int) -> int:
