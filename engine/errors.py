@@ -97,8 +97,10 @@ class Fatal(FreshetError):
 
 class Retry(FreshetError):
     """Raise it in an asset's function to be tried again, not before `after` (seconds, or "30s");
-    without it after the usual wait. It counts as one of the `retries`.
+    without it after the usual wait; a year at most. It counts as one of the `retries`.
     """
+
+    after: float | str | None = None
 
     def __init__(self, message: str, *, after: float | str | None = None) -> None:
         self.after = after

@@ -161,6 +161,62 @@ async def test_without_a_time_it_is_the_usual_wait_and_what_is_no_time_is_said()
     assert 0 <= found["later (after='soon' is no length of time)"] <= 1
 
 
+class HastyError(fr.Retry):
+    """One of the user's own that forgets to call what it derives from."""
+
+    def __init__(self) -> None:
+        self.why = "in a hurry"
+
+
+class OddError(fr.Retry):
+    """One whose own attribute raises."""
+
+    @property
+    def after(self) -> str:
+        raise RuntimeError("not even that")
+
+    @after.setter
+    def after(self, value: object) -> None:
+        pass
+
+
+async def test_wishes_that_are_badly_made_are_wishes_all_the_same() -> None:
+    """The usual wait; and nobody has to wait longer than a year."""
+    raised = [HastyError(), OddError("odd"), fr.Retry("long", after="9999999d")]
+    assets = [fr.asset(key=f"a{n}", retries=1)(in_a_thread(one)) for n, one in enumerate(raised)]
+    async with engine(*assets) as e:
+        await e.settled()
+        found = await failures(e)
+        assert sorted(f.error for f, _ in found)[1:] == ["long", "odd (not even that)"]
+        assert [f.kind for f, _ in found] == ["retry"] * 3
+        assert sorted(wait for _, wait in found)[1] <= 1
+        assert max(wait for _, wait in found) == 365 * 86_400
+        assert (await why(e, "a2"))[-1].startswith("tried again at 2024-")
+
+
+@pytest.mark.parametrize("news", ["input", "code", "person"])
+async def test_what_was_fatal_is_released_by_news(news: str) -> None:
+    """Other inputs, other code or a person: then it runs once more."""
+
+    async def made() -> int:
+        raise fr.Fatal("no")
+
+    s = fr.source("s")
+    async with engine(s, fr.asset(key="a", deps=[s], code_version="1")(made)) as e:
+        await e.change("s", "1")
+        await e.settled()
+        await e.loop.act()
+        assert await e.runs() == ["a"]
+        if news == "input":
+            await e.change("s", "2")
+        elif news == "code":
+            await e.redeploy(s, fr.asset(key="a", deps=[s], code_version="2")(made))
+        else:
+            await e.demand("a")
+        await e.settled()
+        assert await e.runs() == ["a", "a"]
+
+
 class AwayStore(MemoryStore):
     """Refuses to keep values as long as there is an error to raise."""
 

@@ -28,6 +28,9 @@ MAX_DETAIL_CHARS = 900
 """Of the end of the traceback kept in the event: the frames nearest to the fault."""
 
 
+MAX_AFTER_MS = 365 * 86_400_000
+"""Longest wait a function may ask for: a year, of which a calendar still has a name."""
+
 T = TypeVar("T")
 
 ENDINGS = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
@@ -117,11 +120,11 @@ def _wish_in(error: BaseException) -> Fatal | Retry | None:
 def _later(wish: Retry, detail: str) -> Failed:
     """A failure that is to be tried again, after a time if one is named that can be read."""
     text, after_ms = _text(wish), None
-    if wish.after is not None:
-        try:
-            after_ms = parse_duration_ms(wish.after, "after")
-        except DefinitionError as error:
-            text = f"{text} ({error.message})"
+    try:
+        if wish.after is not None:
+            after_ms = min(parse_duration_ms(wish.after, "after"), MAX_AFTER_MS)
+    except ENDINGS as error:  # recorded: beside what it said
+        text = f"{text} ({error.message if isinstance(error, DefinitionError) else _text(error)})"
     return Failed("retry", _shorten(text), detail, after_ms=after_ms)
 
 
