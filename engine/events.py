@@ -6,12 +6,10 @@ is added later, a new type when a meaning changes, a line in `tests/golden/event
 Positions inside events refer to earlier events. Times are microseconds since the epoch, UTC.
 """
 
-from typing import Literal
-
 import msgspec
 
 from freshet.engine.keys import WHOLE, AssetKey, AssetPartition, PartitionKey
-from freshet.engine.parts import Absorbed, Cause, Input, Payload, Target
+from freshet.engine.parts import Absorbed, Cause, FailureKind, Input, Payload, Target
 from freshet.engine.specs import AssetSpec, Plain, Severity
 
 
@@ -112,26 +110,6 @@ class RunSucceeded(Event, frozen=True, tag="RunSucceeded"):
     run: int
     duration_us: int = 0
     adopted: bool = False
-
-
-FailureKind = Literal[
-    "error",
-    "timeout",
-    "exit",
-    "value",
-    "input",
-    "store",
-    "check",
-    "fatal",
-    "retry",
-    "infrastructure",
-    "killed",
-]
-"""What broke: the function (error, exit), its time (timeout), what it returned (value, store), what
-it reads (input), a blocking check, or none of these but what carries them all (infrastructure);
-`killed`: the engine itself, again and again.
-`fatal` and `retry` are the function's own words for how to go on.
-"""
 
 
 class RunFailed(Event, frozen=True, tag="RunFailed"):

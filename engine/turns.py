@@ -10,6 +10,7 @@ from itertools import chain
 from freshet.projections.cells import Cell
 from freshet.projections.circuits import Circuit, attempts
 from freshet.projections.marks import LIVE
+from freshet.projections.mates import Mates
 from freshet.projections.pools import KEPT_AFTER_US, Room, first_ready, waited_us
 from freshet.projections.states import AssetState
 from freshet.projections.view import View
@@ -79,20 +80,28 @@ def _in_turn(turns: list[Iterator[list[Cell]]]) -> Iterator[list[Cell]]:
 
 
 def _runs(
-    view: View, state: AssetState, kind: int, late: list[Cell], room: Room, now: int
+    view: View,
+    state: AssetState,
+    kind: int,
+    late: list[Cell],
+    room: Room,
+    mates: Mates,
+    now: int,
 ) -> Iterator[list[Cell]]:
     """The runs of one asset as long as its pools have room for one more."""
     circuit = view.circuits.open.get(state.spec.key) if view.circuits.open else None
     rows = _ready_rows(state, kind)
     if circuit is not None:
         late, rows = _let_through(circuit, state, kind, late, now)
-    for group in chain(([cell] for cell in late), _groups(state, rows)):
-        if not room.take(state.spec):
+    for found in chain(([cell] for cell in late), _groups(state, rows)):
+        group = mates.joined(found)
+        if group and not room.take(state.spec):
             may = room.may_keep(state.spec)
-            if may and waited_us(view.staleness, group[0], now) >= KEPT_AFTER_US:
+            if may and waited_us(view.staleness, found[0], now) >= KEPT_AFTER_US:
                 room.keep_for(state.spec)
             return
-        yield group
+        if group:
+            yield group
 
 
 def _let_through(
@@ -122,13 +131,13 @@ def _ready_rows(state: AssetState, kind: int) -> Iterator[int]:
 
 
 def _groups(state: AssetState, rows: Iterable[int]) -> Iterator[list[Cell]]:
-    """These rows, as many at once as a run may take. One that failed is tried alone, so that it
-    does not hold up the others.
+    """These rows, as many at once as a run may take. One that failed, or ran when the engine was
+    killed, is tried alone, so that it does not hold up the others.
     """
     batch = state.spec.batch
     group: list[Cell] = []
     for i in rows:
-        if i in state.failures:
+        if i in state.failures or i in state.kills:
             yield [Cell(state, i)]
             continue
         group.append(Cell(state, i))

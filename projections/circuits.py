@@ -13,7 +13,6 @@ import msgspec
 
 from freshet.engine.events import (
     Demanded,
-    FailureKind,
     GraphDeployed,
     Recorded,
     RunAbandoned,
@@ -23,6 +22,7 @@ from freshet.engine.events import (
     RunSucceeded,
 )
 from freshet.engine.keys import AssetKey
+from freshet.engine.parts import FailureKind
 from freshet.projections.cells import Cell, fingerprint
 from freshet.projections.outlook import utc
 from freshet.projections.staleness import Staleness

@@ -4,7 +4,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from freshet.engine.events import FailureKind, Recorded, RunFailed
+from freshet.engine.events import Recorded, RunFailed
+from freshet.engine.parts import FailureKind
 from freshet.projections.progress import Feed, Progress
 
 SUSPECT = 2

@@ -18,6 +18,8 @@ def outlook(failure: Failure) -> str:
             why = "it said itself that another attempt is of no use"
         case "check":
             why = "the same value would not pass"
+        case "killed":
+            why = "the engine was killed again and again while it ran"
         case "cancelled":
             why = "a person stopped it"
         case _ if failure.counted > 1:

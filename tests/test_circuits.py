@@ -11,6 +11,7 @@ import freshet as fr
 from freshet.engine import events as e
 from freshet.engine.keys import AssetPartition
 from freshet.engine.partitions import Static
+from freshet.engine.parts import FailureKind
 from freshet.engine.specs import AssetSpec, CheckSpec, Dependency
 from freshet.projections.answers import status_report
 from freshet.projections.circuits import NO_VERDICT
@@ -108,7 +109,7 @@ def test_a_backfill_of_broken_code_is_held_back_too() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(NO_VERDICT))
-def test_data_and_the_world_are_no_fault_of_the_code(kind: e.FailureKind) -> None:
+def test_data_and_the_world_are_no_fault_of_the_code(kind: FailureKind) -> None:
     """Checks, inputs and infrastructure: all thousand are tried."""
     world = World([broken()], {"a": 1e9}, slots=1)
 

@@ -16,7 +16,8 @@ import msgspec
 
 from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError, Fatal, FreshetError, Retry, StoreError
-from freshet.engine.events import CheckEvaluated, FailureKind
+from freshet.engine.events import CheckEvaluated
+from freshet.engine.parts import FailureKind
 from freshet.engine.stores.outages import is_outage
 
 MAX_ERROR_CHARS = 300
