@@ -315,3 +315,21 @@ def test_the_commands_say_so(place: Place) -> None:
     assert "its circuit is open since" in place.freshet("next", "a").stdout
     place.freshet("materialize", "a@6")
     place.wait_for("RunFailed", "", 7)
+
+
+def test_a_multi_asset_is_held_back_as_a_whole() -> None:
+    """Its outputs fail together, and one run of all of them tries."""
+    keys = fr.static([str(n) for n in range(20)])
+
+    @fr.multi_asset(["left", "right"], partitions=keys)
+    def both() -> dict[str, int]:
+        raise ValueError("a slip")
+
+    with simulate(fr.Project([both]), slots=1) as sim:
+        sim.advance("200s")
+        runs = [run.partitions for run in sim.runs()]
+        assert runs == [(str(n), str(n)) for n in range(7)]
+        assert [sim.status(f"{name}@9").activity for name in ("left", "right")] == ["tripped"] * 2
+        sim.materialize("right@12")
+        sim.advance("1s")
+        assert sim.runs()[-1].partitions == ("12", "12")
