@@ -9,7 +9,7 @@ from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.keys import AssetKey
 from freshet.engine.mappings import Last
 from freshet.engine.partitions import Partitions
-from freshet.engine.specs import AssetSpec, Dependency, Plain, PoolShare
+from freshet.engine.specs import GROUP, AssetSpec, Dependency, Plain, PoolShare
 
 
 def check_types(spec: AssetSpec, where: str) -> None:
@@ -83,9 +83,11 @@ def shares(
     return tuple(PoolShare(pool, weight, 0) for pool, weight in weights.items())
 
 
-def sized(spec: AssetSpec, pools: Mapping[str, int], where: str) -> tuple[PoolShare, ...]:
-    """The shares with the limits the project sets. Raises DefinitionError for a pool without one,
-    or too small.
+def sized(
+    spec: AssetSpec, pools: Mapping[str, int], group_limits: Mapping[str, int], where: str
+) -> tuple[PoolShare, ...]:
+    """The shares with the limits the project sets, that of its group among them. Raises
+    DefinitionError for a pool without one, or too small.
     """
     for share in spec.pools:
         if share.pool not in pools:
@@ -101,7 +103,10 @@ def sized(spec: AssetSpec, pools: Mapping[str, int], where: str) -> tuple[PoolSh
                 cause="it could never start",
                 hint="make the pool larger, or the share smaller",
             )
-    return tuple(PoolShare(one.pool, one.weight, pools[one.pool]) for one in spec.pools)
+    found = [PoolShare(one.pool, one.weight, pools[one.pool]) for one in spec.pools]
+    if spec.group in group_limits and not spec.is_source:
+        found.append(PoolShare(f"{GROUP}{spec.group}", 1, group_limits[spec.group]))
+    return tuple(found)
 
 
 def read_by_change(

@@ -11,7 +11,9 @@
     │   └── InUseError       another process is the writer of this stream
     ├── StoreError           a value cannot be staged, published or loaded
     ├── OutsideError         what a sensor reads cannot be reached for now: tried again
-    └── SensorError          a sensor cannot go on until a person has chosen
+    ├── SensorError          a sensor cannot go on until a person has chosen
+    ├── Fatal                raised by an asset's function: do not try this again
+    └── Retry                raised by an asset's function: try this again, later
 
 A failing run is an event, never an exception that reaches the daemon.
 """
@@ -84,6 +86,25 @@ class SensorError(FreshetError):
     Raised by sensors. It is not tried again before somebody else moves its cursor, or the daemon
     starts anew.
     """
+
+
+class Fatal(FreshetError):
+    """Raise it in an asset's function when another attempt with the same inputs and code is of no
+    use: the run is not tried again, whatever `retries` says. New inputs, new code or a person
+    release it.
+    """
+
+
+class Retry(FreshetError):
+    """Raise it in an asset's function to be tried again, not before `after` (seconds, or "30s");
+    without it after the usual wait; a year at most. It counts as one of the `retries`.
+    """
+
+    after: float | str | None = None
+
+    def __init__(self, message: str, *, after: float | str | None = None) -> None:
+        self.after = after
+        super().__init__(message)
 
 
 def did_you_mean(seen: str, known: Iterable[str]) -> str | None:

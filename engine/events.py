@@ -6,12 +6,10 @@ is added later, a new type when a meaning changes, a line in `tests/golden/event
 Positions inside events refer to earlier events. Times are microseconds since the epoch, UTC.
 """
 
-from typing import Literal
-
 import msgspec
 
 from freshet.engine.keys import WHOLE, AssetKey, AssetPartition, PartitionKey
-from freshet.engine.parts import Absorbed, Cause, Input, Payload, Target
+from freshet.engine.parts import Absorbed, Cause, FailureKind, Input, Payload, Target
 from freshet.engine.specs import AssetSpec, Plain, Severity
 
 
@@ -114,12 +112,10 @@ class RunSucceeded(Event, frozen=True, tag="RunSucceeded"):
     adopted: bool = False
 
 
-FailureKind = Literal["error", "timeout", "exit", "value", "input", "store", "check", "killed"]
-
-
 class RunFailed(Event, frozen=True, tag="RunFailed"):
     """The run produced nothing. `retry_at`: when it may be tried again by itself; none: it stays
-    blocked.
+    blocked. `passing`: what is in the way lies outside and passes by itself, so it is tried until
+    it works, and uses up none of its retries.
     """
 
     run: int
@@ -128,6 +124,16 @@ class RunFailed(Event, frozen=True, tag="RunFailed"):
     detail: str = ""
     duration_us: int = 0
     retry_at: int | None = None
+    passing: bool = False
+
+
+class RunDelayed(Event, frozen=True, tag="RunDelayed"):
+    """The live run takes far longer than its asset's recent ones, of which nine in ten took at most
+    `expected_us`. A warning: it goes on.
+    """
+
+    run: int
+    expected_us: int = 0
 
 
 class RunCancelled(Event, frozen=True, tag="RunCancelled"):
@@ -358,7 +364,7 @@ class Unknown(msgspec.Struct, frozen=True):
 # fmt: off
 AnyEvent = (
     GraphDeployed | SourceChanged | Observed | Materialized | CheckEvaluated
-    | RunStarted | RunSucceeded | RunFailed | RunCancelled | RunAbandoned
+    | RunStarted | RunSucceeded | RunFailed | RunDelayed | RunCancelled | RunAbandoned
     | ResultRefused | JobSubmitted
     | Demanded | FellDue | DemandCancelled | Invalidated | PartitionsAdded | PartitionsRemoved
     | WindowsOpened

@@ -106,7 +106,9 @@ class Loop:
                 await self.act()
 
     async def quiet(self) -> None:
-        """Wait until nothing runs, nothing is ready and everything recorded is folded."""
+        """Wait until nothing runs, nothing is ready but what an open circuit holds back, and
+        everything recorded is folded.
+        """
         while not self._is_quiet():
             self._quiet = anyio.Event()
             await self._quiet.wait()
@@ -151,7 +153,7 @@ class Loop:
         return not (
             self.view.position < max(self._stream.head, self._sent)
             or self.view.runs.live
-            or staleness.ready
+            or any(state.spec.key not in self.view.circuits.open for state in staleness.ready)
             or staleness.timed
         )
 

@@ -22,7 +22,7 @@ from freshet.projections.catalog import Version
 from freshet.projections.cells import Cell, inputs_needed
 from freshet.projections.feeds import starts_over
 from freshet.projections.progress import Feed
-from freshet.projections.states import Link
+from freshet.projections.states import AssetState, Link
 from freshet.projections.view import View
 
 NAMED_INPUTS = 8
@@ -102,6 +102,8 @@ class Order(msgspec.Struct, frozen=True):
     """The job that a run before it submitted for the same, and was cut off."""
     asked: int = 0
     """Position of the newest wish for it; 0 without one."""
+    counted: int = 0
+    """The attempts before with the same inputs and code that count as retries."""
 
 
 def order_of(view: View, recorded: Recorded, event: RunStarted) -> Order | None:
@@ -139,7 +141,17 @@ def order_of(view: View, recorded: Recorded, event: RunStarted) -> Order | None:
         reading,
         view.jobs.job_for(event),
         event.asked,
+        _counted(home, targets[0]),
     )
+
+
+def _counted(home: AssetState, first: Target) -> int:
+    i = home.number(first.partition)
+    failure = home.failures.get(i) if i is not None else None
+    if i is None or failure is None:
+        return 0
+    live = home.live[i]
+    return failure.counted if failure.is_of(live.pinned, live.trial) else 0
 
 
 def _reading(cell: Cell) -> Reading:

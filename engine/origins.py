@@ -23,6 +23,7 @@ from freshet.engine.events import (
     Resumed,
     RunAbandoned,
     RunCancelled,
+    RunDelayed,
     RunFailed,
     RunStarted,
     RunSucceeded,
@@ -45,7 +46,7 @@ def subject_of(event: AnyEvent | Unknown) -> str:
               | Invalidated(targets=targets)):
             one = len(targets) == 1
             return str(AssetPartition(targets[0].asset, targets[0].partition)) if one else ""
-        case (RunSucceeded(run=run) | RunFailed(run=run)
+        case (RunSucceeded(run=run) | RunFailed(run=run) | RunDelayed(run=run)
               | RunCancelled(run=run) | RunAbandoned(run=run)
               | ResultRefused(run=run) | JobSubmitted(run=run)):
             return f"run {run}"
@@ -75,6 +76,7 @@ def cause_of(event: AnyEvent | Unknown) -> int | None:
             | CheckEvaluated(run=run)
             | RunSucceeded(run=run)
             | RunFailed(run=run)
+            | RunDelayed(run=run)
             | RunCancelled(run=run)
             | RunAbandoned(run=run)
             | ResultRefused(run=run)

@@ -14,6 +14,16 @@ MAX_CAUSES = 8
 """
 
 
+FailureKind = Literal[
+    "error", "timeout", "exit", "value", "input", "store", "check", "fatal", "retry",
+    "infrastructure", "killed",
+]  # fmt: skip
+"""What broke: the function (error, exit), its time, what it returned (value, store), what it reads
+(input), a blocking check, what carries them all (infrastructure), or the engine, again and again
+(killed). `fatal` and `retry` are the function's own words for how to go on.
+"""
+
+
 class Payload(msgspec.Struct, frozen=True, array_like=True):
     """The content that came with a change. `data` is it as `text`, as `base64` of bytes that are no
     text, or the digest under which it is `stored` beside the stream, because it is large.

@@ -1,6 +1,6 @@
 """A project: the definitions, the sensors that feed them, and where values live."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from freshet.engine.assets import Asset, Source
 from freshet.engine.checks import Check, checks_by_asset
@@ -9,7 +9,7 @@ from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.multi import MultiAsset, flattened
 from freshet.engine.policies import Eager, Policy, check_policy
 from freshet.engine.resolution import resolve
-from freshet.engine.specs import Dependency
+from freshet.engine.specs import GROUP, Dependency
 from freshet.engine.stores.local import LocalStore
 from freshet.engine.stores.store import Store
 from freshet.sensors.plugins import check_sensor
@@ -26,8 +26,9 @@ class Project:
 
     `assets` are assets, multi-assets and sources, `checks` what their values have to pass;
     `freshness` is the policy of assets that name none, and `group_freshness` that of those in a
-    group; `slots` is how many runs may be alive at once, and `pools` how much of each pool they may
-    take together. Raises DefinitionError naming asset and file.
+    group; `slots` is how many runs may be alive at once, `group_limits` how many of those may be of
+    assets of a group, and `pools` how much of each pool they may take together. Raises
+    DefinitionError naming asset and file.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Project:
         group_freshness: Mapping[str, Policy] | None = None,
         slots: int = DEFAULT_SLOTS,
         pools: Mapping[str, int] | None = None,
+        group_limits: Mapping[str, int] | None = None,
     ) -> None:
         if slots < 1:
             raise DefinitionError(f"slots={slots}: nothing could ever run", hint="use 1 or more")
@@ -52,9 +54,15 @@ class Project:
         items = flattened(assets)
         known = {item.key: item for item in items if isinstance(item, Asset | Source)}
         self.checks = checks_by_asset(checks, known)
-        _check_pools(pools or {})
-        self.graph, self.assets = resolve(items, freshness or Eager(), by_group, self.checks, pools)
-        _check_groups(by_group, {spec.group for spec in self.graph.specs.values()})
+        limits = dict(group_limits or {})
+        _check_limits("pools", pools or {})
+        _check_limits("group_limits", limits)
+        self.graph, self.assets = resolve(
+            items, freshness or Eager(), by_group, self.checks, pools, limits
+        )
+        specs = self.graph.specs.values()
+        _check_groups("group_freshness", by_group, {spec.group for spec in specs})
+        _check_groups("group_limits", limits, {s.group for s in specs if not s.is_source})
         self.sensors = tuple(sensors)
         self.store: Store = store if store is not None else LocalStore("data")
         self.slots = slots
@@ -106,18 +114,23 @@ def _check_payloads(asset: Asset, deps: Sequence[Dependency], sensors: Sequence[
                 )
 
 
-def _check_pools(pools: Mapping[str, int]) -> None:
-    for pool, limit in pools.items():
+def _check_limits(name: str, limits: Mapping[str, int]) -> None:
+    for key, limit in limits.items():
         if not isinstance(limit, int) or limit < 1:
             raise DefinitionError(
-                f"pools={{{pool!r}: {limit!r}}}: nothing could ever run", hint="use 1 or more"
+                f"{name}={{{key!r}: {limit!r}}}: nothing could ever run", hint="use 1 or more"
+            )
+        if str(key).startswith(GROUP):
+            raise DefinitionError(
+                f"{name} names {key!r}",
+                hint=f"group_limits={{{key.removeprefix(GROUP)!r}: {limit}}} limits a group",
             )
 
 
-def _check_groups(by_group: Mapping[str, Policy], groups: set[str]) -> None:
-    for group in by_group:
+def _check_groups(name: str, named: Iterable[str], groups: set[str]) -> None:
+    for group in named:
         if group not in groups:
             raise DefinitionError(
-                f"group_freshness names '{group}', and no asset is in that group",
+                f"{name} names '{group}', and no asset is in that group",
                 hint=did_you_mean(group, groups) or f"groups: {', '.join(sorted(groups))}",
             )

@@ -28,6 +28,7 @@ from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.orders import Order
 from freshet.engine.outputs import plain_metadata
 from freshet.engine.signatures import without_none
+from freshet.engine.stores.outages import is_outage
 from freshet.engine.stores.store import Staged, Store
 
 MAX_NAMED = 3
@@ -63,7 +64,7 @@ def stage(store: Store, order: Order, outputs: Sequence[Output]) -> Draft:
         ]
     except StoreError as error:
         store.discard(order.run)
-        raise Rejected("store", str(error)) from error
+        raise _unstorable(error) from error
     return Draft(order, outputs, staged)
 
 
@@ -83,8 +84,15 @@ def publish(
                 store.publish(one)
     except StoreError as error:
         store.discard(draft.order.run)
-        raise Rejected("store", str(error)) from error
+        raise _unstorable(error) from error
     return None
+
+
+def _unstorable(error: StoreError) -> Rejected:
+    """What a store that says no means for the run: one that is away, or full, is no fault of it."""
+    if is_outage(error):
+        return Rejected("infrastructure", str(error), passing=True)
+    return Rejected("store", str(error))
 
 
 def audit(

@@ -27,9 +27,11 @@ def resolve(
     by_group: Mapping[str, Policy] | None = None,
     checks: Mapping[AssetKey, Sequence[Check]] | None = None,
     pools: Mapping[str, int] | None = None,
+    group_limits: Mapping[str, int] | None = None,
 ) -> tuple[Graph, dict[AssetKey, Asset]]:
     """The checked graph of all definitions, and the assets by key. An asset that names no policy
-    has that of its group, or the default. `checks` are those of each asset, `pools` the limits.
+    has that of its group, or the default. `checks` are those of each asset, `pools` and
+    `group_limits` the limits.
 
     Raises DefinitionError naming the asset and the file for whatever does not fit.
     """
@@ -57,7 +59,7 @@ def resolve(
         msgspec.structs.replace(
             spec,
             checks=tuple(one.spec for one in judged.get(spec.key, ())),
-            pools=sized(spec, pools or {}, known[spec.key].where),
+            pools=sized(spec, pools or {}, group_limits or {}, known[spec.key].where),
         )
         for spec in specs
     ]

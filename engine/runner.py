@@ -210,24 +210,29 @@ class Runner:
     ) -> list[AnyEvent]:
         if isinstance(made, Failed):
             retry_at = self._retry_at(order, made)
-            ended = RunFailed(order.run, made.kind, made.error, made.detail, duration_us, retry_at)
-            return [*made.found, ended]
+            said = (made.kind, made.error, made.detail, duration_us, retry_at, made.passing)
+            return [*made.found, RunFailed(order.run, *said)]
         return [*made, RunSucceeded(order.run, duration_us)]
 
     def _retry_at(self, order: Order, failed: Failed) -> int | None:
-        """Exponential backoff with full jitter: a random moment in (0, delay · 2^(attempt-1)].
+        """Exponential backoff with full jitter: a random moment in (0, delay · 2^n], after n
+        attempts before that count; or when the function wants it.
 
-        What passes by itself is tried again without end: a file that changed and changed back would
-        otherwise leave nothing that starts the next run.
+        What passes by itself is tried again without end, and counts for nothing: a file that
+        changed and changed back would otherwise leave nothing that starts the next run.
         """
         spec = order.spec
         if failed.kind == "check":
             # The same value would fail again; but of a batch each is tried alone, at once.
             return self._clock() if len(order.targets) > 1 else None
-        if order.attempt > spec.retries and not failed.passing:
+        if failed.kind == "fatal":
             return None
-        delay_ms = (
-            max(spec.retry_delay_ms, PASSING_DELAY_MS) if failed.passing else spec.retry_delay_ms
-        )
-        ceiling_ms = min(delay_ms * 2 ** min(order.attempt - 1, 30), MAX_RETRY_DELAY_MS)
+        if order.counted >= spec.retries and not failed.passing:
+            return None
+        if failed.after_ms is not None:
+            return self._clock() + failed.after_ms * 1000
+        delay_ms, before = spec.retry_delay_ms, order.counted
+        if failed.passing:
+            delay_ms, before = max(delay_ms, PASSING_DELAY_MS), order.attempt - 1
+        ceiling_ms = min(delay_ms * 2 ** min(before, 30), MAX_RETRY_DELAY_MS)
         return self._clock() + int(self._rng.uniform(0, ceiling_ms) * 1000)

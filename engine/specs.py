@@ -23,6 +23,10 @@ Plain = str | int | float | bool | None
 Severity = Literal["warn", "error"]
 
 
+GROUP = "group:"
+"""Pools of this name limit a group: each run of one of its assets takes 1."""
+
+
 class PoolShare(msgspec.Struct, frozen=True, array_like=True):
     """What a run takes of a pool: `weight` of the `limit` that all live runs may take together."""
 

@@ -30,6 +30,7 @@ from freshet.engine.publishing import (
 from freshet.engine.readings import Taken, arguments_of
 from freshet.engine.signatures import element_annotation, without_none
 from freshet.engine.stores.landing import InputChangedError, still_the_same
+from freshet.engine.stores.outages import is_outage
 from freshet.engine.stores.payloads import Payloads, inline_content
 from freshet.engine.stores.store import Store
 from freshet.projections.catalog import Version
@@ -213,6 +214,8 @@ class Work(msgspec.Struct, frozen=True):
 
 def _unreadable(what: str, error: StoreError) -> Rejected:
     text = f"parameter '{what}': {error}"
+    if is_outage(error):
+        return Rejected("infrastructure", text, passing=True)
     return Rejected("input", text, passing=isinstance(error, InputChangedError))
 
 

@@ -8,7 +8,7 @@ from freshet.engine.assets import Asset, Input, Source, asset, source
 from freshet.engine.changes import Change, Changes
 from freshet.engine.checks import Check, CheckResult, check
 from freshet.engine.context import Context, Output, Window
-from freshet.engine.errors import DefinitionError, FreshetError, SensorError
+from freshet.engine.errors import DefinitionError, Fatal, FreshetError, Retry, SensorError
 from freshet.engine.keys import AssetPartition
 from freshet.engine.mappings import (
     all_partitions,
@@ -64,6 +64,7 @@ __all__ = [
     "CheckResult",
     "Context",
     "DefinitionError",
+    "Fatal",
     "FreshetError",
     "Input",
     "LocalStore",
@@ -74,6 +75,7 @@ __all__ = [
     "Policy",
     "Project",
     "Rejection",
+    "Retry",
     "Sensor",
     "SensorError",
     "Settlement",

@@ -17,8 +17,11 @@ from freshet.engine.specs import AssetSpec
 from freshet.projections.catalog import Version
 from freshet.projections.causes import blocker_text
 from freshet.projections.cells import Cell, cells_of
+from freshet.projections.circuits import CircuitRow, attempts, circuit_rows
+from freshet.projections.delays import delay_text
 from freshet.projections.marks import NOTHING
 from freshet.projections.matrix import Matrix, matrix_of
+from freshet.projections.outlook import outlook
 from freshet.projections.pauses import PauseRow, pause_rows
 from freshet.projections.sensors import SensorRow
 from freshet.projections.states import AssetState
@@ -34,8 +37,10 @@ class AssetRow(msgspec.Struct, frozen=True):
     """One asset: how many of its partitions are in each state, and how the worst of them stands.
 
     `activity` is what is going on with any of them (running, ready, retrying, failed, blocked,
-    unwanted, held, or nothing). `lag_ms` is that of the one furthest behind. `position` is that of
-    the event that states its newest version; that version and its time are read from the stream.
+    unwanted, held, tripped, or nothing), and `note` what there is to say about that: whether a
+    failure is tried again, which run takes too long. `lag_ms` is that of the one furthest behind.
+    `position` is that of the event that states its newest version; that version and its time are
+    read from the stream.
     """
 
     asset: AssetKey
@@ -56,6 +61,7 @@ class AssetRow(msgspec.Struct, frozen=True):
     position: int | None
     data_version: str | None = None
     changed_at_us: int | None = None
+    note: str = ""
 
 
 class PartitionRow(msgspec.Struct, frozen=True):
@@ -74,6 +80,7 @@ class PartitionRow(msgspec.Struct, frozen=True):
     run: int | None
     data_version: str | None = None
     metadata: dict[str, str | int | float | bool | None] = {}
+    note: str = ""
 
 
 class StatusReport(msgspec.Struct, frozen=True):
@@ -81,7 +88,7 @@ class StatusReport(msgspec.Struct, frozen=True):
 
     Of one asset also its partitions, a page at a time: `next` is the key to go on after. `pauses`
     are those that hold what the report is about, or a sensor that feeds it; of all assets, all.
-    `sensors` are those that feed it.
+    `sensors` are those that feed it, `circuits` those that are open.
     """
 
     position: int
@@ -93,6 +100,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     next: str | None = None
     pauses: tuple[PauseRow, ...] = ()
     sensors: tuple[SensorRow, ...] = ()
+    circuits: tuple[CircuitRow, ...] = ()
 
 
 class GraphRow(msgspec.Struct, frozen=True):
@@ -137,7 +145,10 @@ def status_report(
     orphans = tuple(view.catalog.removed) if selection is None else ()
     specs = [graph.specs[key] for key in keys] if selection is not None else None
     pauses = pause_rows(view.pauses, specs, view.sensors.feeds)
-    return StatusReport(view.position, fresh, rows, partitions, orphans, matrix, following, pauses)
+    circuits = tuple(circuit_rows(view.circuits, keys))
+    return StatusReport(
+        view.position, fresh, rows, partitions, orphans, matrix, following, pauses, (), circuits
+    )
 
 
 def select_assets(view: View, selection: str) -> list[AssetKey]:
@@ -185,7 +196,8 @@ def one_partition(view: View, target: AssetPartition, now_us: int) -> StatusRepo
     row = partition_row(view, cell, now_us)
     pauses = pause_rows(view.pauses, [cell.home.spec], view.sensors.feeds)
     fresh = row.state == "fresh"
-    return StatusReport(view.position, fresh, (), (row,), (), pauses=pauses)
+    circuits = tuple(circuit_rows(view.circuits, [target.asset]))
+    return StatusReport(view.position, fresh, (), (row,), (), pauses=pauses, circuits=circuits)
 
 
 def asset_row(view: View, key: AssetKey, now_us: int) -> AssetRow:
@@ -213,6 +225,7 @@ def asset_row(view: View, key: AssetKey, now_us: int) -> AssetRow:
         blocker_text(blocker) if blocker is not None else "",
         _lag_us(state, now_us) // 1000,
         state.newest or None,
+        note=note(view, worst) if worst is not None else "",
     )
 
 
@@ -243,7 +256,20 @@ def partition_row(view: View, cell: Cell, now_us: int) -> PartitionRow:
         view.lag_us(*cell.key, now_us) // 1000,
         cell.made_at or None,
         cell.started_at or None,
+        note=note(view, cell),
     )
+
+
+def note(view: View, cell: Cell) -> str:
+    """What there is to say about how a partition stands: a run that takes too long, or what becomes
+    of a failure.
+    """
+    delayed = view.delays.found.get(cell.run)
+    if delayed is not None:
+        return delay_text(delayed)
+    failure = cell.failure
+    told = failure is not None and not cell.running and attempts(cell)
+    return outlook(failure) if failure is not None and told else ""
 
 
 def positions_in(report: StatusReport) -> list[int]:

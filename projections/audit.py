@@ -26,6 +26,7 @@ WHY = {
     "deferred": "its policy does not ask for it yet",
     "held": "it waits for its deadline",
     "paused": "it is paused",
+    "tripped": "its circuit is open",
 }
 """What an activity says of a partition that owes, where nothing else holds it up."""
 

@@ -44,6 +44,7 @@ Activity = Literal[
     "deferred",
     "held",
     "paused",
+    "tripped",
 ]
 
 
@@ -74,6 +75,7 @@ class Blocker(msgspec.Struct, frozen=True, omit_defaults=True):
         "deadline",
         "paused",
         "deferred",
+        "tripped",
     ]
     asset: AssetKey
     partition: PartitionKey
@@ -159,6 +161,13 @@ def changed_inputs(cell: Cell) -> tuple[tuple[Cause, ...], int]:
         Cause(link.up.spec.key, link.up.space.key(j), at) for at, link, j in found[:MAX_CAUSES]
     ]
     return tuple(causes), count
+
+
+def wishes_for(cell: Cell) -> list[Cause]:
+    """What people have asked of the partition and not yet got, the newest first."""
+    home, i = cell.home, cell.i
+    positions = {*home.forced.get(i, ()), *home.demand.get(i, ())}
+    return [Cause(*cell.key, at) for at in sorted(positions, reverse=True)]
 
 
 class _Changed(NamedTuple):
@@ -357,6 +366,9 @@ def blocker_text(blocker: Blocker) -> str:
             return f"{name} is ready and waits for its turn"
         case "paused":
             return f"{name} is paused since position {blocker.position}"
+        case "tripped":
+            at = blocker.position
+            return f"{name} is held back, as its code failed again and again (position {at})"
         case "deferred":
             return f"{name} is not due yet"
         case "deadline":

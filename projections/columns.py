@@ -82,6 +82,8 @@ class Columns:
         self.ready_counts = [0, 0, 0]
         self.cursor = 0
         """Where the search for the next ready row begins."""
+        self.served_at = self.ready_us = 0
+        """Position of the newest run; since when (µs) there has always been a ready row."""
         self.owes: dict[int, int] = {}
         """Mark to how many rows owe it."""
         self._heap: list[int] = []

@@ -27,8 +27,10 @@ from freshet.projections.cells import (
     owing_rows,
     wanted,
 )
+from freshet.projections.circuits import circuit_text
 from freshet.projections.marks import NOTHING
 from freshet.projections.planner import reserve_us
+from freshet.projections.pools import first_ready
 from freshet.projections.view import View
 
 Stage = Literal["fresh", "running", "starting", "timed", "following", "planned", "waiting"]
@@ -144,6 +146,12 @@ def _unpaused(
 ) -> _Moment:
     """As if nothing held it but its policy and what it is made from."""
     state, i = cell.home, cell.i
+    circuit = view.circuits.holding(cell)
+    if circuit is not None and (state.ready[i] or cell in view.staleness.timed.at):
+        text = circuit_text(circuit)
+        if circuit.probe or not state.ready[i] or i != first_ready(state, state.ready[i]):
+            return _Moment("waiting", None, text)
+        return _Moment("timed", max(now_us, circuit.next_at), text)
     if state.ready[i]:
         return _Moment("starting", now_us)
     at = view.staleness.timed.at.get(cell)

@@ -1,9 +1,11 @@
 """What a debt is made of: the words for a row's state, live runs, failures, and the marks owed."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from freshet.engine.events import Recorded, RunFailed
+from freshet.engine.parts import FailureKind
 from freshet.projections.progress import Feed, Progress
 
 SUSPECT = 2
@@ -27,13 +29,18 @@ LIVE, BULK = 1, 2
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """The last failed attempt, the inputs it was made with, and the code and blocking checks."""
+    """The last failed attempt, the inputs it was made with, and the code and blocking checks.
+    `counted` are the attempts so far that count as retries: not those that failed of what passes.
+    """
 
     position: int
     attempt: int
     fingerprint: int
     trial: str
     retry_at: int | None
+    kind: FailureKind | Literal["cancelled"] = "error"
+    passing: bool = False
+    counted: int = 1
 
     def is_of(self, fingerprint: int, trial: str) -> bool:
         """Would the next attempt be made with the same?"""
@@ -62,6 +69,18 @@ class Live:
         self.pinned = pinned
         self.trial = trial
         self.feeds: tuple[Feed, ...] = ()
+
+
+def failure_of(ended: Recorded, live: Live, before: Failure | None) -> Failure:
+    """The failure in which this live run ended, after the one before of the same row."""
+    attempt, counted = 1, 0
+    if before is not None and before.is_of(live.pinned, live.trial):
+        attempt, counted = before.attempt + 1, before.counted
+    position, inputs, trial, event = ended.position, live.pinned, live.trial, ended.event
+    if not isinstance(event, RunFailed):
+        return Failure(position, attempt, inputs, trial, None, "cancelled", counted=counted + 1)
+    again = (event.retry_at, event.kind, event.passing)
+    return Failure(position, attempt, inputs, trial, *again, counted + (not event.passing))
 
 
 class Marks:

@@ -27,6 +27,7 @@ from freshet.engine.policies import MaxLag, describe
 from freshet.projections.alarms import Alarms
 from freshet.projections.causes import blocker, blocker_text
 from freshet.projections.cells import Cell, cells_of, concerns, lacks
+from freshet.projections.circuits import Circuits, circuit_text
 from freshet.projections.marks import NOTHING
 from freshet.projections.pauses import Pauses
 from freshet.projections.planner import Planner
@@ -47,7 +48,9 @@ class Findings(msgspec.Struct):
 class Promises:
     """The projection: `alarms` of rows, `at_risk` and `breached` episodes by asset partition."""
 
-    def __init__(self, staleness: Staleness, runs: Runs, pauses: Pauses) -> None:
+    def __init__(
+        self, staleness: Staleness, runs: Runs, pauses: Pauses, circuits: Circuits
+    ) -> None:
         self.alarms = Alarms()
         self.planner = Planner(staleness, runs)
         self.at_risk: dict[AssetPartition, int] = {}
@@ -59,6 +62,7 @@ class Promises:
         self._staleness = staleness
         self._runs = runs
         self._pauses = pauses
+        self._circuits = circuits
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event, after the projections this one reads."""
@@ -153,6 +157,9 @@ class Promises:
         pause = self._pauses.holding(cell.home.spec)
         if pause is not None:
             return f"it is paused since position {pause.position}"
+        circuit = self._circuits.holding(cell)
+        if circuit is not None:
+            return circuit_text(circuit)
         longest = self.planner.longest_us(cell)
         if longest > self.planner.room_us(cell):
             return f"building it takes {longest / 1e6:.3g} s, by its recent runs"

@@ -90,6 +90,10 @@ class Runs:
         recent = self._recent.get(asset)
         return int(median(recent)) if recent else None
 
+    def succeeded(self, asset: AssetKey) -> int:
+        """How many recent runs are known by their time; at most `RECENT`."""
+        return len(self._recent.get(asset, ()))
+
     def p90_us(self, asset: AssetKey) -> int | None:
         """The time (µs) of a run that nine of ten recent ones did not exceed; None without any.
         While there are few, a single slow one is not taken for the rule.

@@ -130,7 +130,9 @@ class Settling(Ledger):
         else:
             self._unlist_timed(state, i)
             state.set_ready(i, BULK if self._is_bulk(state, i) else LIVE)
-            self.ready.setdefault(state)
+            if state not in self.ready:
+                self.ready[state] = None
+                state.ready_us = self.marks.now[1]
 
     def _is_bulk(self, state: AssetState, i: int) -> bool:
         """Does it owe nothing but what a backfill asks for, or does nobody else ask for it?"""

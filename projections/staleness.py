@@ -41,7 +41,7 @@ from freshet.projections.cells import (
 from freshet.projections.deployment import deploy, next_opening, open_by_time
 from freshet.projections.feeds import absorb, feeds_of, read_again
 from freshet.projections.kills import is_suspect, kills_of
-from freshet.projections.marks import BULK, FRESH, NOTHING, Failure, Kills, Live, Tally
+from freshet.projections.marks import BULK, FRESH, NOTHING, Kills, Live, Tally, failure_of
 from freshet.projections.pulls import needed_above
 from freshet.projections.sightings import Sightings
 from freshet.projections.states import AssetState
@@ -180,6 +180,7 @@ class Staleness(Sightings):
             if not state.there[i]:
                 self.touch_below(state, i, skipping=True)  # who goes on without it waits for it now
             state.cursor = i + 1
+            state.served_at = recorded.position
             if state in self.ready:  # served last, so it comes last
                 del self.ready[state]
                 self.ready[state] = None
@@ -190,10 +191,10 @@ class Staleness(Sightings):
         self._restore(event.run, None)
 
     def _failed(self, event: RunFailed, recorded: Recorded) -> None:
-        self._restore(event.run, (recorded.position, event.retry_at))
+        self._restore(event.run, recorded)
 
     def _cancelled(self, event: RunCancelled, recorded: Recorded) -> None:
-        self._restore(event.run, (recorded.position, None))
+        self._restore(event.run, recorded)
 
     def _abandoned(self, event: RunAbandoned, recorded: Recorded) -> None:
         for name in self._runs.get(event.run, ()) if event.killed else ():
@@ -211,8 +212,10 @@ class Staleness(Sightings):
         cells = [self._live(run, name) for name in self._runs.get(run, ())]
         return max((kills_of(cell.home, cell.i) for cell in cells if cell is not None), default=0)
 
-    def _restore(self, run: int, failed: tuple[int, int | None] | None) -> None:
-        """End a run for the rows it did not materialize: each owes again what it set out to pay."""
+    def _restore(self, run: int, failed: Recorded | None) -> None:
+        """End a run for the rows it did not materialize: each owes again what it set out to pay.
+        `failed` says how it ended, if not like this of its own accord.
+        """
         self.live_bulk.discard(run)
         self.live_suspects.discard(run)
         for name in self._runs.pop(run, ()):
@@ -231,9 +234,7 @@ class Staleness(Sightings):
                 # (A wish made during the run outlives its failure, and who owes nothing, and was
                 # only to be made together with others, has not failed.)
                 before = state.failures.get(i)
-                again = before is not None and before.is_of(live.pinned, live.trial)
-                attempt = before.attempt + 1 if before is not None and again else 1
-                state.failures[i] = Failure(failed[0], attempt, live.pinned, live.trial, failed[1])
+                state.failures[i] = failure_of(failed, live, before)
             self._end(state, i, owed)
 
     def _end(self, state: AssetState, i: int, owed: int) -> None:

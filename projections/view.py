@@ -8,6 +8,8 @@ from freshet.projections.catalog import Catalog
 from freshet.projections.causes import Status, status
 from freshet.projections.cells import Cell
 from freshet.projections.checks import Checks
+from freshet.projections.circuits import Circuits
+from freshet.projections.delays import Delays
 from freshet.projections.demands import Demands
 from freshet.projections.jobs import Jobs
 from freshet.projections.pauses import Pauses
@@ -27,7 +29,9 @@ class View:
         self.runs = Runs()
         self.pauses = Pauses()
         self.jobs = Jobs(self.runs)
-        self.promises = Promises(self.staleness, self.runs, self.pauses)
+        self.circuits = Circuits(self.staleness)
+        self.delays = Delays(self.staleness, self.runs)
+        self.promises = Promises(self.staleness, self.runs, self.pauses, self.circuits)
         self.catalog = Catalog()
         self.checks = Checks()
         self.sensors = Sensors()
@@ -44,6 +48,8 @@ class View:
         self.staleness.apply(recorded)
         self.runs.apply(recorded)
         self.jobs.apply(recorded)
+        self.circuits.apply(recorded)
+        self.delays.apply(recorded)
         self.promises.apply(recorded)
         self.catalog.apply(recorded)
         self.checks.apply(recorded)
@@ -59,10 +65,15 @@ class View:
         return self.status_of(cell) if cell is not None else None
 
     def status_of(self, cell: Cell) -> Status:
-        """As `status`, of a partition that exists; what a pause keeps from starting says so."""
+        """As `status`, of a partition that exists; what a pause or an open circuit keeps from
+        starting says so.
+        """
         found = status(cell)
-        if not self.pauses.scopes:
-            return found
+        if self.pauses.scopes:
+            found = self._paused(cell, found)
+        return self._tripped(cell, found) if self.circuits.open else found
+
+    def _paused(self, cell: Cell, found: Status) -> Status:
         if found.activity in ("ready", "retrying") and self.pauses.holding(cell.home.spec):
             found = replace(found, activity="paused")
         blocker = found.blocker
@@ -72,6 +83,18 @@ class View:
                 held = replace(blocker, what="paused", position=pause.position)
                 found = replace(found, blocker=held)
         return found
+
+    def _tripped(self, cell: Cell, found: Status) -> Status:
+        if found.activity == "ready" and self.circuits.holding(cell) is not None:
+            return replace(found, activity="tripped")
+        blocker = found.blocker
+        if blocker is None or blocker.what != "queued":
+            return found
+        other = self.staleness.cell(blocker.asset, blocker.partition)
+        circuit = self.circuits.holding(other) if other is not None else None
+        if circuit is None:
+            return found
+        return replace(found, blocker=replace(blocker, what="tripped", position=circuit.failed_at))
 
     def lag_us(self, asset: AssetKey, partition: PartitionKey, now_us: int) -> int:
         """How far behind the outside world it is: now minus the recorded time of what it owes; 0 if

@@ -5,7 +5,6 @@ a file, or a list, and does no I/O of its own.
 """
 
 from collections.abc import Generator, Mapping
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -35,6 +34,7 @@ from freshet.engine.events import (
     ResultRefused,
     Resumed,
     RunCancelled,
+    RunDelayed,
     RunFailed,
     RunStarted,
     RunSucceeded,
@@ -46,8 +46,11 @@ from freshet.engine.events import (
 from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.origins import subject_of
 from freshet.projections.causes import Status, blocker_text
+from freshet.projections.circuits import attempts, circuit_text
+from freshet.projections.delays import delay_text
+from freshet.projections.outlook import outlook, utc
 from freshet.projections.pauses import EVERYTHING, sensor_scope
-from freshet.projections.pools import Room
+from freshet.projections.pools import full_text, room_kept
 from freshet.projections.view import View
 
 MAX_DEPTH = 32
@@ -59,7 +62,7 @@ MAX_BREADTH = 3
 Asking = Generator[int, Recorded | None, None]
 
 
-WAITING_FOR = ("failed", "retrying", "ready", "unwanted", "deferred", "held", "paused")
+WAITING_FOR = ("failed", "retrying", "ready", "unwanted", "deferred", "held", "paused", "tripped")
 """Activities of what does not run although it owes: each waits for something."""
 
 
@@ -99,11 +102,16 @@ def explain(
                 Step(0, cause.position, "its code version is not the one it was built with")
             )
     if status.blocker is not None or status.activity in WAITING_FOR:
-        hint = yield from _held(view, status, steps)
+        hint = yield from _held(view, status, steps, now_us)
     cell = view.staleness.cell(*target)
+    delayed = view.delays.found.get(cell.run) if cell is not None else None
+    if delayed is not None:
+        steps.append(Step(0, delayed.run, delay_text(delayed)))
     made_at = view.staleness.made_at(*target)
     if cell is not None and cell.failure is not None and not cell.running:
         yield from _event(cell.failure.position, 0, steps)
+        if attempts(cell):
+            steps.append(Step(1, cell.failure.position, outlook(cell.failure)))
     if cell is not None and cell.cut is not None and cell.cut[1] > made_at:
         ending = yield cell.cut[1]
         text = f"the change at position {cell.cut[0]} was cut off: its inputs turned out equal"
@@ -139,6 +147,8 @@ def describe(recorded: Recorded) -> str:
             return f"run {recorded.position} of {_listed(names)} started ({event.reason}{attempt})"
         case RunSucceeded() | RunFailed() | RunCancelled() | ResultRefused() | JobSubmitted():
             return f"{subject} {_of_run(event)}"
+        case RunDelayed():
+            return delay_text(event)
         case Demanded() | Invalidated():
             what = "demanded" if isinstance(event, Demanded) else "invalidated"
             by = f" by {recorded.actor}" if recorded.actor else ""
@@ -160,14 +170,14 @@ def describe(recorded: Recorded) -> str:
             verb = "paused" if isinstance(event, Paused) else "resumed"
             by = f" by {recorded.actor}" if recorded.actor else ""
             until = event.until if isinstance(event, Paused) else None
-            end = f" until {_utc(until)}" if until is not None else ""
+            end = f" until {utc(until)}" if until is not None else ""
             return f"{scope} {verb}{by}{end}" + (f": {reason}" if reason else "")
         case SensorFailed() | SensorRecovered() | MessageRejected() | MessageSettled():
             return _of_sensor(event)
         case CursorMoved(sensor=sensor) if recorded.actor not in (None, sensor_scope(sensor)):
             return f"cursor of {sensor} moved by {recorded.actor}: {_moves(event.items)}"
         case WindowsOpened(until=until):
-            return f"windows over by {_utc(until)} exist"
+            return f"windows over by {utc(until)} exist"
         case PartitionsAdded(asset=asset, keys=keys) | PartitionsRemoved(asset=asset, keys=keys):
             verb = "added to" if isinstance(event, PartitionsAdded) else "removed from"
             more = f" and {len(keys) - MAX_BREADTH} more" if len(keys) > MAX_BREADTH else ""
@@ -220,11 +230,6 @@ def _moves(items: Mapping[str, str | None]) -> str:
     return ", ".join(shown[:MAX_BREADTH]) + more
 
 
-def _utc(us: int) -> str:
-    moment = datetime.fromtimestamp(us / 1_000_000, UTC).isoformat(" ", "seconds")
-    return f"{moment[:19]} UTC"
-
-
 def _listed(names: tuple[AssetPartition, ...]) -> str:
     """The first of these, and how many more there are."""
     more = f" and {len(names) - MAX_BREADTH} more" if len(names) > MAX_BREADTH else ""
@@ -236,7 +241,9 @@ def short(text: str) -> str:
     return text if len(text) <= 12 else text[:8]
 
 
-def _held(view: View, status: Status, steps: list[Step]) -> Generator[int, Recorded | None, str]:
+def _held(
+    view: View, status: Status, steps: list[Step], now_us: int
+) -> Generator[int, Recorded | None, str]:
     """What the cell waits for, the event behind it, and what would release it."""
     blocker = status.blocker
     key = AssetPartition(status.asset, status.partition)
@@ -244,6 +251,12 @@ def _held(view: View, status: Status, steps: list[Step]) -> Generator[int, Recor
         steps.append(Step(0, blocker.position, f"waits: {blocker_text(blocker)}"))
         if blocker.position:
             yield from _event(blocker.position, 1, steps)
+        circuit = view.circuits.open.get(blocker.asset)
+        if circuit is not None and blocker.what == "tripped":
+            steps.append(Step(1, circuit.failed_at, circuit_text(circuit)))
+        holding = view.staleness.cell(blocker.asset, blocker.partition)
+        if holding is not None and holding.failure is not None and not holding.running:
+            steps.append(Step(1, holding.failure.position, outlook(holding.failure)))
         origin, what = AssetPartition(blocker.asset, blocker.partition), blocker.what
     elif status.activity == "unwanted":
         steps.append(Step(0, 0, "waits: its policy is manual, and nobody has asked for it"))
@@ -256,16 +269,20 @@ def _held(view: View, status: Status, steps: list[Step]) -> Generator[int, Recor
             yield from _event(position, 1, steps)
         return _resume(view, status.asset)
     elif status.activity == "ready":
-        room = Room(view.staleness, view.runs)
-        full = room.full(view.staleness.states[status.asset].spec)
+        state = view.staleness.states[status.asset]
+        full = room_kept(view.staleness, view.runs, state, now_us).full(state.spec)
         if full is None:
             steps.append(Step(0, 0, "waits: for its turn"))
             return ""
-        taken = f"{full.taken} of {full.share.limit} is taken"
-        text = f"waits: for room in the pool '{full.share.pool}', of which {taken}"
-        steps.append(Step(0, full.run, text))
-        yield from _event(full.run, 1, steps)
+        steps.append(Step(0, full.run, f"waits: {full_text(full)}"))
+        if full.run:
+            yield from _event(full.run, 1, steps)
         return ""
+    elif status.activity == "tripped":
+        circuit = view.circuits.open[status.asset]
+        steps.append(Step(0, circuit.failed_at, f"waits: {circuit_text(circuit)}"))
+        yield from _event(circuit.failed_at, 1, steps)
+        return f"repair its code, or run `freshet materialize {key}`"
     elif status.activity == "deferred":
         steps.append(Step(0, 0, "waits: nothing asks for it now (`freshet next` says when)"))
         return f"freshet next {key}"
@@ -275,6 +292,7 @@ def _held(view: View, status: Status, steps: list[Step]) -> Generator[int, Recor
     else:
         origin, what = key, "failed" if status.activity == "failed" else "retry"
     return {
+        "tripped": f"repair the code of {origin.asset}, or run `freshet materialize {origin}`",
         "failed": f"repair its inputs or its code, or run `freshet materialize {origin}`",
         "missing_source": f"it is released when {origin} lands; or `freshet emit {origin}`",
         "paused": _resume(view, origin.asset),
@@ -328,11 +346,12 @@ def _made(position: int, depth: int, steps: list[Step]) -> Asking:
     steps.append(Step(depth + 1, event.run, f"because {describe(started)}"))
     if run.asked:
         yield from _event(run.asked, depth + 2, steps)
-    for cause in run.causes[:MAX_BREADTH]:
-        yield from _made(cause.position, depth + 2, steps)
-    hidden = run.changed - min(len(run.causes), MAX_BREADTH)
+    told = [cause.position for cause in run.causes if cause.position != run.asked][:MAX_BREADTH]
+    for position in told:
+        yield from _made(position, depth + 2, steps)
+    hidden = run.changed - len(told) - any(one.position == run.asked for one in run.causes)
     if hidden > 0:
-        steps.append(Step(depth + 2, event.run, f"and {hidden} more changed inputs"))
+        steps.append(Step(depth + 2, event.run, f"and {hidden} more changed inputs or wishes"))
     if run.reason == "code" or not run.causes:
         owed = started.cause
         if owed is not None:

@@ -34,13 +34,17 @@ Checks = dict[AssetKey, tuple[Check, ...]]
 
 
 def fitted(
-    definitions: Sequence[Definition | Check], pools: Mapping[str, int] | None = None
+    definitions: Sequence[Definition | Check],
+    pools: Mapping[str, int] | None = None,
+    group_limits: Mapping[str, int] | None = None,
 ) -> tuple[Graph, Assets, Checks]:
     """The graph of what a project would have, with its assets and its checks."""
     items = flattened(definitions)
     known = {item.key: item for item in items if isinstance(item, Asset | Source)}
     checks = checks_by_asset([one for one in definitions if isinstance(one, Check)], known)
-    return *resolve(list(known.values()), Eager(), checks=checks, pools=pools), checks
+    items = list(known.values())
+    found = resolve(items, Eager(), checks=checks, pools=pools, group_limits=group_limits)
+    return *found, checks
 
 
 class Engine:
@@ -51,9 +55,10 @@ class Engine:
         definitions: Sequence[Definition | Check],
         slots: int,
         pools: Mapping[str, int] | None = None,
+        group_limits: Mapping[str, int] | None = None,
     ) -> None:
         self.now = 1_700_000_000_000_000
-        self.graph, assets, checks = fitted(definitions, pools)
+        self.graph, assets, checks = fitted(definitions, pools, group_limits)
         self.stream = MemoryStream(self.clock)
         self.store = MemoryStore()
         self.definitions = Definitions(assets, self.store, checks)
@@ -118,7 +123,7 @@ class Engine:
         """As `quiet`, but what waits for a retry time is left waiting."""
         while (
             self.view.runs.live
-            or self.view.staleness.ready
+            or any(s.spec.key not in self.view.circuits.open for s in self.view.staleness.ready)
             or self.view.position < self.stream.head
         ):
             await anyio.sleep(0)
@@ -155,9 +160,10 @@ async def engine(
     slots: int = 8,
     deploy: bool = True,
     pools: Mapping[str, int] | None = None,
+    group_limits: Mapping[str, int] | None = None,
 ) -> AsyncIterator[Engine]:
     """A live engine with these definitions; everything is cancelled at the end of the block."""
-    under_test = Engine(definitions, slots, pools)
+    under_test = Engine(definitions, slots, pools, group_limits)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(under_test.loop.run)
         if deploy:

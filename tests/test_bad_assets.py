@@ -14,7 +14,6 @@ import pytest
 import freshet as fr
 from freshet.engine.digests import digest
 from freshet.engine.events import (
-    FailureKind,
     Materialized,
     Recorded,
     ResultRefused,
@@ -25,6 +24,7 @@ from freshet.engine.events import (
 )
 from freshet.engine.keys import AssetPartition
 from freshet.engine.memory import MemoryStream
+from freshet.engine.parts import FailureKind
 from freshet.engine.specs import Plain
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.sqlite_reader import SqliteReader

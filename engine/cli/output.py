@@ -21,6 +21,7 @@ COLOURS = {
     "retrying": "yellow",
     "ready": "blue",
     "deferred": "cyan",
+    "tripped": "red",
 }
 
 WIDTH_WITHOUT_TERMINAL = 1000

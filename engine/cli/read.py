@@ -34,6 +34,7 @@ from freshet.projections.answers import (
     select_assets,
 )
 from freshet.projections.cells import cells_of
+from freshet.projections.circuits import CircuitRow
 from freshet.projections.matrix import MARKS, Matrix
 from freshet.projections.pauses import PauseRow
 from freshet.projections.plan import plan_for, plan_of
@@ -282,6 +283,8 @@ def _print_status(report: StatusReport, now_us: int, *, whole: bool) -> None:
             click.echo(f"… and more: --after {report.next}, or a larger --limit")
     for pause in report.pauses:
         click.echo(_pause_line(pause, now_us))
+    for circuit in report.circuits:
+        click.echo(_circuit_line(circuit, now_us))
     print_health(report.sensors, now_us, whole=whole)
     for key in report.orphans:
         click.echo(f"{key}: no longer defined; its history is kept")
@@ -294,6 +297,17 @@ def _pause_line(pause: PauseRow, now_us: int) -> str:
     end = f", until {moment(pause.until_us)}" if pause.until_us is not None else ""
     why = f": {pause.reason}" if pause.reason else ""
     return f"paused: {pause.scope}, for {age(max(0, now_us - pause.since_us))}{by}{end}{why}"
+
+
+def _circuit_line(circuit: CircuitRow, now_us: int) -> str:
+    since = age(max(0, now_us - circuit.since_us))
+    tries = f"next try at {moment(circuit.next_us)}"
+    if circuit.probe is not None:
+        tries = f"run {circuit.probe} tries"
+    return (
+        f"circuit open: {circuit.asset}, for {since}: {circuit.failures} runs of this code failed,"
+        f" the last was run {circuit.run}; {tries}"
+    )
 
 
 def _print_matrix(matrix: Matrix) -> None:
@@ -320,7 +334,7 @@ def _asset_cells(row: AssetRow, now_us: int) -> list[str | Text]:
         age(row.lag_ms * 1000) if row.lag_ms else "",
         short(row.data_version or ""),
         changed,
-        row.blocked_by,
+        row.blocked_by or row.note,
     ]
 
 

@@ -27,6 +27,7 @@ from freshet.engine.events import (
     Recorded,
     Resumed,
     RunAbandoned,
+    RunDelayed,
     RunFailed,
     SourceChanged,
 )
@@ -115,7 +116,7 @@ def tell(recorded: Recorded, view: View) -> None:
             log.info("changed", what=describe(recorded), position=recorded.position)
         case RunFailed():
             log.error("failed", what=describe(recorded), detail=event.detail, retry=event.retry_at)
-        case FreshnessAtRisk() | FreshnessBreached():
+        case FreshnessAtRisk() | FreshnessBreached() | RunDelayed():
             log.warning(describe(recorded), position=recorded.position)
         case FreshnessRestored():
             log.info(describe(recorded), position=recorded.position)

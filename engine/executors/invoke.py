@@ -14,8 +14,11 @@ import anyio.from_thread
 import anyio.to_thread
 import msgspec
 
-from freshet.engine.errors import FreshetError
-from freshet.engine.events import CheckEvaluated, FailureKind
+from freshet.engine.durations import parse_duration_ms
+from freshet.engine.errors import DefinitionError, Fatal, FreshetError, Retry, StoreError
+from freshet.engine.events import CheckEvaluated
+from freshet.engine.parts import FailureKind
+from freshet.engine.stores.outages import is_outage
 
 MAX_ERROR_CHARS = 300
 """Of the message of a failure kept in its event; with the detail it stays well below 1 kB of
@@ -25,6 +28,9 @@ stream.
 MAX_DETAIL_CHARS = 900
 """Of the end of the traceback kept in the event: the frames nearest to the fault."""
 
+
+MAX_AFTER_MS = 365 * 86_400_000
+"""Longest wait a function may ask for: a year, of which a calendar still has a name."""
 
 T = TypeVar("T")
 
@@ -36,6 +42,7 @@ class Failed(msgspec.Struct, frozen=True):
     """An attempt that produced nothing: what kind of failure, in a line, and its traceback's end.
 
     `passing`: the cause is outside and passes by itself; tried again whatever `retries` says.
+    `after_ms`: how long the function wants to wait before it is tried again.
     """
 
     kind: FailureKind
@@ -44,6 +51,7 @@ class Failed(msgspec.Struct, frozen=True):
     passing: bool = False
     found: tuple[CheckEvaluated, ...] = ()
     """What the checks said of what it was about to publish."""
+    after_ms: int | None = None
 
 
 class Permit:
@@ -83,11 +91,42 @@ def failure(error: BaseException) -> Failed:
     """A failure in words, from whatever was raised."""
     if isinstance(error, Rejected):
         return Failed(error.kind, _shorten(error.error), passing=error.passing)
+    wish = _wish_in(error)
+    if isinstance(wish, Retry):
+        return _later(wish, _tail(error))
+    if wish is not None:
+        return Failed("fatal", _shorten(_text(wish)), _tail(error))
     if isinstance(error, SystemExit):
         return Failed("exit", _shorten(f"called sys.exit({_text(error)})"), _tail(error))
     if isinstance(error, FreshetError):
-        return Failed("store", _shorten(str(error)), _tail(error))
+        away = isinstance(error, StoreError) and is_outage(error)
+        kind: FailureKind = "infrastructure" if away else "store"
+        return Failed(kind, _shorten(str(error)), _tail(error), passing=away)
     return Failed("error", _shorten(f"{type(error).__name__}: {_text(error)}"), _tail(error))
+
+
+def _wish_in(error: BaseException) -> Fatal | Retry | None:
+    """What the function says about the next attempt, also out of a task group: of several, that
+    there be none.
+    """
+    if isinstance(error, Fatal | Retry):
+        return error
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    found = [_wish_in(one) for one in error.exceptions]
+    fatal = (one for one in found if isinstance(one, Fatal))
+    return next(fatal, None) or next((one for one in found if one is not None), None)
+
+
+def _later(wish: Retry, detail: str) -> Failed:
+    """A failure that is to be tried again, after a time if one is named that can be read."""
+    text, after_ms = _text(wish), None
+    try:
+        if wish.after is not None:
+            after_ms = min(parse_duration_ms(wish.after, "after"), MAX_AFTER_MS)
+    except ENDINGS as error:  # recorded: beside what it said
+        text = f"{text} ({error.message if isinstance(error, DefinitionError) else _text(error)})"
+    return Failed("retry", _shorten(text), detail, after_ms=after_ms)
 
 
 async def in_thread(

@@ -167,7 +167,7 @@ def _check_there(path: Path) -> None:
     try:
         path.stat()
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, error) from error
 
 
 def _is_still_the_same_folder(path: Path, expected: Landed) -> bool:
@@ -189,7 +189,7 @@ def _read(path: Path, expected: Landed) -> bytes:
         data = path.read_bytes()
         found = path.stat()
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, error) from error
     if expected.data_version not in (
         digest([data]),
         stat_version(found.st_size, found.st_mtime_ns),

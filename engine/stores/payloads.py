@@ -59,7 +59,7 @@ class Payloads:
         try:
             found = path.read_bytes()
         except OSError as error:
-            raise StoreError(f"the payload {path} cannot be read", cause=error.strerror) from None
+            raise StoreError(f"the payload {path} cannot be read", cause=error.strerror) from error
         if digest([found]) != payload.data:
             raise StoreError(
                 f"the payload {path} is damaged",
