@@ -9,6 +9,7 @@ from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.keys import AssetKey
 from freshet.engine.mappings import Last
 from freshet.engine.partitions import Partitions
+from freshet.engine.secrets import has_secrets, is_told_in
 from freshet.engine.specs import GROUP, AssetSpec, Dependency, Plain, PoolShare
 
 
@@ -22,6 +23,16 @@ def check_types(spec: AssetSpec, where: str) -> None:
             cause=str(error),
             hint="see the signature of fr.asset or fr.source, and of what was given to it",
         ) from None
+
+
+def check_silent(spec: AssetSpec, where: str) -> None:
+    """What is recorded of a definition must not hold a secret. Raises DefinitionError."""
+    if has_secrets() and is_told_in(str(msgspec.to_builtins(spec))):
+        raise DefinitionError(
+            f"the definition of '{spec.key}' holds a secret ({where})",
+            cause="definitions are recorded as they are, and shown to whoever asks",
+            hint="leave it out of metadata, tags, descriptions and defaults of parameters",
+        )
 
 
 def check_partitions(name: AssetKey, partitions: object, where: str) -> None:

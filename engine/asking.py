@@ -57,7 +57,8 @@ async def status_of(
     if target is not None:
         shown = {row.asset for row in report.assets} | {row.asset for row in report.partitions}
         about = shown.union(*map(view.staleness.graph.ancestors, shown))
-    report = replace(report, sensors=sensor_rows(view.sensors, view.pauses, pulses, about))
+    rows = sensor_rows(view.sensors, view.pauses, pulses, about)
+    report = replace(report, sensors=rows, profile=view.profile)
     return with_versions(report, await events_at(at, positions_in(report)))
 
 

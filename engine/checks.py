@@ -1,7 +1,7 @@
 """Checks: tests on a value, run on what a run has made before anybody can see it."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -35,16 +35,9 @@ class Check:
         self.spec = spec
         self.where = place_of(function)
         self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
-        names, self.takes_context = parameters_of(function, asset, self.where)
-        if len(names) > 1 or not set(names) <= {VALUE, asset.rpartition("/")[2]}:
-            raise DefinitionError(
-                f"check '{spec.name}' of '{asset}' has the parameters {', '.join(names)}"
-                f" ({self.where})",
-                cause=f"it is given the value of '{asset}', and nothing else that is loaded",
-                hint=f"name one parameter '{asset.rpartition('/')[2]}' or '{VALUE}', and, if"
-                f" needed, '{CONTEXT}'",
-            )
-        self.parameter = names[0] if names else ""
+        self.parameters, self.takes_context = parameters_of(function, asset, self.where)
+        values = [name for name in self.parameters if name in (VALUE, asset.rpartition("/")[2])]
+        self.parameter = values[0] if values else ""
         self.__doc__ = function.__doc__
         self.__name__ = spec.name
 
@@ -53,9 +46,26 @@ class Check:
         return self.spec.name
 
     @cached_property
+    def annotations(self) -> dict[str, Any]:
+        return annotations_of(self.function)
+
+    @property
     def annotation(self) -> Any:
         """The form in which it wants the value; None if it does not say."""
-        return annotations_of(self.function).get(self.parameter)
+        return self.annotations.get(self.parameter)
+
+    def check_parameters(self, resources: Collection[str]) -> None:
+        """It can be given the value, and resources. Raises DefinitionError."""
+        strange = [name for name in self.parameters if name not in (self.parameter, *resources)]
+        if strange:
+            leaf = self.asset.rpartition("/")[2]
+            raise DefinitionError(
+                f"check '{self.name}' of '{self.asset}' has the parameters"
+                f" {', '.join(self.parameters)} ({self.where})",
+                cause=f"it is given the value of '{self.asset}' and resources, and nothing else",
+                hint=did_you_mean(strange[0], [leaf, VALUE, CONTEXT, *resources])
+                or f"name one parameter '{leaf}' or '{VALUE}', and, if needed, '{CONTEXT}'",
+            )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -76,11 +86,11 @@ def check(
     """Declare that this function tests each new value of an asset, before anybody can see it.
 
     It is given the value, by the asset's name or as `value`, in the form its annotation says, and
-    the run's `context` if it asks for that; and returns whether the value passes, or a
-    `CheckResult`. One that raises has not passed. If it is `blocking`, nothing is published that
-    has not passed: the version before stays current, nothing downstream moves, and the run is not
-    tried again until its inputs, its code or the check change. Else it warns; `severity` says how
-    loud ("warn", or "error", which is that of a blocking one). Checks belong to
+    the run's `context` and resources if it asks for those; and returns whether the value passes,
+    or a `CheckResult`. One that raises has not passed. If it is `blocking`, nothing is published
+    that has not passed: the version before stays current, nothing downstream moves, and the run is
+    not tried again until its inputs, its code or the check change. Else it warns; `severity` says
+    how loud ("warn", or "error", which is that of a blocking one). Checks belong to
     `Project(checks=[...])`. Raises DefinitionError.
     """
 
@@ -121,7 +131,9 @@ def severity_of(severity: object, blocking: bool, what: str) -> Severity:
 
 
 def checks_by_asset(
-    checks: Sequence[Check], known: Mapping[AssetKey, Asset | Source]
+    checks: Sequence[Check],
+    known: Mapping[AssetKey, Asset | Source],
+    resources: Collection[str] = (),
 ) -> dict[AssetKey, tuple[Check, ...]]:
     """The checks of each asset, in the order they were given. Raises DefinitionError."""
     found: dict[AssetKey, dict[str, Check]] = {}
@@ -137,6 +149,7 @@ def checks_by_asset(
                 f" ({one.where})",
                 hint=did_you_mean(one.asset, known) or "add it to Project(assets=[...])",
             )
+        one.check_parameters(resources)
         others = found.setdefault(one.asset, {})
         if one.name in others:
             raise DefinitionError(

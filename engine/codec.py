@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 
 from freshet.engine.events import AnyEvent, Unknown
+from freshet.engine.secrets import told
 
 TYPES: dict[str, type[Any]] = {cls.__name__: cls for cls in AnyEvent.__args__}
 
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=told)
 _decoder = msgspec.json.Decoder(AnyEvent)
 
 

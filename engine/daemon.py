@@ -21,6 +21,7 @@ from freshet.engine.checkpoints import CHECKPOINT, position_of, save, view_of
 from freshet.engine.clock import SteadyClock
 from freshet.engine.events import EngineStopped
 from freshet.engine.intents import Intents
+from freshet.engine.lending import borrowing
 from freshet.engine.loop import Loop
 from freshet.engine.project import Project
 from freshet.engine.recovery import recover
@@ -167,7 +168,7 @@ async def daemon(
                 pulse = running.pulses[sensor.name] = Pulse()
                 watched = partial(
                     supervise,
-                    sensor,
+                    borrowing(sensor, loop.lender),
                     stream,
                     rng,
                     valves.of[sensor.name],

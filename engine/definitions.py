@@ -7,20 +7,29 @@ import msgspec
 from freshet.engine.assets import Asset
 from freshet.engine.checks import Check
 from freshet.engine.keys import AssetKey
+from freshet.engine.resources import Resource
 from freshet.engine.stores.store import Store
 
 
 class Definitions(msgspec.Struct, frozen=True):
-    """The functions that make assets, the checks of what they make, and the store. A run goes on
-    with those it started with.
+    """The functions that make assets, the checks of what they make, the store, and what they are
+    lent. A run goes on with those it started with.
     """
 
     assets: Mapping[AssetKey, Asset]
     store: Store
     checks: Mapping[AssetKey, Sequence[Check]] = {}
+    resources: Mapping[str, Resource] = {}
+    """What is lent to those functions that name it as a parameter."""
 
     def checks_of(self, assets: Iterable[AssetKey]) -> Mapping[AssetKey, Sequence[Check]]:
         """The checks of these assets; empty if there are none."""
         if not self.checks:
             return {}
         return {key: self.checks[key] for key in assets if key in self.checks}
+
+    def lent_to(self, asset: Asset, checks: Mapping[AssetKey, Sequence[Check]]) -> dict[str, None]:
+        """The resources that a run needs, in the order of its functions' parameters."""
+        takers: list[Asset | Check] = [asset, *(one for each in checks.values() for one in each)]
+        names = (name for taker in takers for name in taker.parameters)
+        return dict.fromkeys(name for name in names if name in self.resources)

@@ -337,7 +337,8 @@ class FreshnessRestored(Event, frozen=True, tag="FreshnessRestored"):
 
 class EngineStarted(Event, frozen=True, tag="EngineStarted"):
     """A daemon became the reactor of this stream. `sensors`: by name, the sources each reports;
-    `without_latest`: those of them that cannot pass over what is there.
+    `without_latest`: those of them that cannot pass over what is there. `profile`: of the project,
+    if it has any.
     """
 
     version: str
@@ -346,6 +347,7 @@ class EngineStarted(Event, frozen=True, tag="EngineStarted"):
     slots: int = 0
     sensors: dict[str, tuple[AssetKey, ...]] = {}
     without_latest: tuple[str, ...] = ()
+    profile: str = ""
 
 
 class EngineStopped(Event, frozen=True, tag="EngineStopped"):

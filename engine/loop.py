@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 from freshet.engine.definitions import Definitions
 from freshet.engine.events import Recorded, RunAbandoned, RunCancelled, RunStarted
 from freshet.engine.intents import Intents
+from freshet.engine.lending import Lender
 from freshet.engine.orders import order_of
 from freshet.engine.persist import persist
 from freshet.engine.reactor import decide
@@ -48,6 +49,7 @@ class Loop:
         make_runner: Callable[..., Runner] = Runner,
         payloads: Payloads | None = None,
         intents: Intents | None = None,
+        lender: Lender | None = None,
     ) -> None:
         self.view = view
         self.draining = False
@@ -62,6 +64,7 @@ class Loop:
         self._payloads = payloads
         self._intents = intents
         self._runner: Runner | None = None
+        self.lender = lender or Lender(definitions.resources)
         self._sent = view.position
         self._wake_at: int | None = None
         self._woken = anyio.Event()
@@ -71,6 +74,7 @@ class Loop:
     def use(self, definitions: Definitions) -> None:
         """From now on, start runs with these; what runs goes on with those it started with."""
         self._definitions = definitions
+        self.lender.use(definitions.resources)
         if self._runner is not None:
             self._runner.definitions = definitions
 
@@ -87,7 +91,7 @@ class Loop:
 
     async def run(self) -> None:
         """Follow the stream until cancelled."""
-        async with anyio.create_task_group() as tasks:
+        async with self.lender.kept(), anyio.create_task_group() as tasks:
             self._runner = self._make_runner(
                 self._definitions,
                 self._stream,
@@ -97,6 +101,7 @@ class Loop:
                 clock=self._clock,
                 payloads=self._payloads,
                 intents=self._intents,
+                lender=self.lender,
             )
             tasks.start_soon(self._keep_time)
             await self.act()

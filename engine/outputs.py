@@ -17,6 +17,7 @@ from freshet.engine.executors.invoke import Rejected, readable
 from freshet.engine.keys import AssetKey
 from freshet.engine.orders import Order
 from freshet.engine.parts import Input
+from freshet.engine.secrets import Secret, is_told_in
 from freshet.engine.signatures import annotations_of, element_annotation, without_none
 from freshet.engine.specs import Plain
 from freshet.engine.stores.formats import table_package
@@ -93,6 +94,8 @@ def as_output(value: object) -> Output:
         return Output(value)
     if not isinstance(value.data_version, str | None):
         raise Rejected("value", f"a data_version is text, not {value.data_version!r}")
+    if value.data_version is not None and is_told_in(value.data_version):
+        raise Rejected("value", "the data_version of an Output holds a secret; it is recorded")
     try:
         found = Output(value.value, data_version=value.data_version)
         found.metadata = plain_metadata(value.metadata)
@@ -107,6 +110,8 @@ def plain_metadata(values: Mapping[str, object]) -> dict[str, Plain]:
     """
     found: dict[str, Plain] = {}
     for name, value in (values or {}).items():
+        if isinstance(value, Secret):
+            value = str(value)
         if type(value) not in PLAIN and hasattr(value, "item"):
             value = value.item()  # a number of numpy, or of a table of one cell
         for kind in (str, bool, int, float):

@@ -1,6 +1,6 @@
 """A project: the definitions, the sensors that feed them, and where values live."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from freshet.engine.assets import Asset, Source
 from freshet.engine.checks import Check, checks_by_asset
@@ -8,12 +8,14 @@ from freshet.engine.definitions import Definitions
 from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.multi import MultiAsset, flattened
 from freshet.engine.policies import Eager, Policy, check_policy
+from freshet.engine.profiles import Profile, pick
 from freshet.engine.resolution import resolve
+from freshet.engine.resources import SETTINGS, check_objects, declared
 from freshet.engine.specs import GROUP, Dependency
 from freshet.engine.stores.local import LocalStore
 from freshet.engine.stores.store import Store
 from freshet.sensors.plugins import check_sensor
-from freshet.sensors.sensor import Sensor
+from freshet.sensors.sensor import Borrower, Sensor
 
 DEFAULT_SLOTS = 8
 """Runs alive at once unless the project says otherwise: some overlap of I/O without swamping a
@@ -27,8 +29,10 @@ class Project:
     `assets` are assets, multi-assets and sources, `checks` what their values have to pass;
     `freshness` is the policy of assets that name none, and `group_freshness` that of those in a
     group; `slots` is how many runs may be alive at once, `group_limits` how many of those may be of
-    assets of a group, and `pools` how much of each pool they may take together. Raises
-    DefinitionError naming asset and file.
+    assets of a group, and `pools` how much of each pool they may take together. `resources` are
+    lent to functions that name them as parameters, and so are `settings`. `profiles` say what is
+    different in which surroundings; `profile` is the name of the one that is in force: the one
+    chosen by FRESHET_PROFILE, or the first. Raises DefinitionError naming asset and file.
     """
 
     def __init__(
@@ -43,7 +47,16 @@ class Project:
         slots: int = DEFAULT_SLOTS,
         pools: Mapping[str, int] | None = None,
         group_limits: Mapping[str, int] | None = None,
+        resources: Mapping[str, object] | None = None,
+        settings: object = None,
+        profiles: Mapping[str, Profile] | None = None,
     ) -> None:
+        self.profiles = dict(profiles or {})
+        self.profile, here = pick(self.profiles, settings)
+        sensors = here.sensors if here.sensors is not None else sensors
+        slots = here.slots if here.slots is not None else slots
+        pools = here.pools if here.pools is not None else pools
+        store = here.store if here.store is not None else store
         if slots < 1:
             raise DefinitionError(f"slots={slots}: nothing could ever run", hint="use 1 or more")
         by_group = dict(group_freshness or {})
@@ -53,12 +66,15 @@ class Project:
             check_policy(freshness, "Project: freshness")
         items = flattened(assets)
         known = {item.key: item for item in items if isinstance(item, Asset | Source)}
-        self.checks = checks_by_asset(checks, known)
+        given = dict(resources or {}) | ({SETTINGS: settings} if settings is not None else {})
+        self.resources = declared(given | _of(here))
+        names = {*given, *(name for one in self.profiles.values() for name in _of(one))}
+        self.checks = checks_by_asset(checks, known, names)
         limits = dict(group_limits or {})
         _check_limits("pools", pools or {})
         _check_limits("group_limits", limits)
         self.graph, self.assets = resolve(
-            items, freshness or Eager(), by_group, self.checks, pools, limits
+            items, freshness or Eager(), by_group, self.checks, pools, limits, names
         )
         specs = self.graph.specs.values()
         _check_groups("group_freshness", by_group, {spec.group for spec in specs})
@@ -67,13 +83,36 @@ class Project:
         self.store: Store = store if store is not None else LocalStore("data")
         self.slots = slots
         self._check_sensors()
+        self._check_resources(names)
         for asset in self.assets.values():
             _check_payloads(asset, self.graph.specs[asset.key].deps, self.sensors)
 
     @property
     def definitions(self) -> Definitions:
         """What a loop works with."""
-        return Definitions(self.assets, self.store, self.checks)
+        return Definitions(self.assets, self.store, self.checks, self.resources)
+
+    def _check_resources(self, names: Collection[str]) -> None:
+        """What functions take is there under this profile, and is what they say."""
+        takers: list[Asset | Check] = [*self.assets.values()]
+        takers += [one for checks in self.checks.values() for one in checks]
+        for taker in takers:
+            what = f"{taker!r} ({taker.where})"
+            taken = [name for name in taker.parameters if name in names]
+            self._check_there(taken, what)
+            check_objects(self.resources, taker.function, taken, what)
+        for sensor in self.sensors:
+            if isinstance(sensor, Borrower):
+                self._check_there(sensor.needs(names), repr(sensor))
+
+    def _check_there(self, names: Iterable[str], what: str) -> None:
+        for name in names:
+            if name not in self.resources:
+                raise DefinitionError(
+                    f"{what} takes the resource '{name}', which profile '{self.profile}' does"
+                    " not have",
+                    hint="name it in its resources=, or in those of the project",
+                )
 
     def _check_sensors(self) -> None:
         names: set[str] = set()
@@ -93,6 +132,11 @@ class Project:
                         f"sensor '{sensor.name}' reports '{source}', no source of the project",
                         hint="add the source to Project(assets=[...])",
                     )
+
+
+def _of(profile: Profile) -> dict[str, object]:
+    settings = profile.settings
+    return dict(profile.resources) | ({SETTINGS: settings} if settings is not None else {})
 
 
 def _check_payloads(asset: Asset, deps: Sequence[Dependency], sensors: Sequence[Sensor]) -> None:

@@ -11,6 +11,7 @@ import anyio
 import anyio.from_thread
 import msgspec
 
+from freshet.engine.assets import Asset
 from freshet.engine.checks import Check, CheckResult, result_of
 from freshet.engine.context import Context, Output
 from freshet.engine.errors import StoreError
@@ -100,6 +101,7 @@ def audit(
     draft: Draft,
     checks: Mapping[AssetKey, Sequence[Check]],
     context: Context | None,
+    lent: Mapping[str, object] | None = None,
 ) -> Audit:
     """What the checks of each asset say of its value, in order; every one is asked."""
     found = []
@@ -110,7 +112,7 @@ def audit(
         )
         version = staged.data_version if staged is not None else output.data_version or ""
         for check in checks.get(name.asset, ()):
-            result = yield partial(_asked, store, check, output.value, staged, here)
+            result = yield partial(_asked, store, check, output.value, staged, here, lent or {})
             found.append(evaluated(check, name, draft.order.run, version, result))
     return found
 
@@ -182,8 +184,18 @@ async def _inline(call: Callable[[], Any]) -> Any:
     return await returned if isinstance(returned, Awaitable) else returned
 
 
+def lent_to(taker: Asset | Check, lent: Mapping[str, object]) -> dict[str, object]:
+    """The resources that a function has as parameters."""
+    return {name: lent[name] for name in taker.parameters if name in lent}
+
+
 def _asked(
-    store: Store, check: Check, value: object, staged: Staged | None, context: Context | None
+    store: Store,
+    check: Check,
+    value: object,
+    staged: Staged | None,
+    context: Context | None,
+    lent: Mapping[str, object],
 ) -> Any:
     """Call a check with the value in the form it wants. Plain values come anew for each: what one
     does to them, no other sees. Tables are shared.
@@ -196,7 +208,7 @@ def _asked(
         elif isinstance(value, list | dict | set | bytearray | msgspec.Struct):
             value = deepcopy(value)
         arguments[check.parameter] = value
-    return check.function(**arguments)
+    return check.function(**arguments, **lent_to(check, lent))
 
 
 def _is(value: object, wanted: type) -> bool:

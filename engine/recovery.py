@@ -15,6 +15,7 @@ from freshet.engine.events import (
     RunSucceeded,
 )
 from freshet.engine.intents import Intents, finish
+from freshet.engine.profiles import check_state
 from freshet.engine.project import Project
 from freshet.engine.stream import MAX_BATCH, EventStream
 from freshet.projections.runs import Run
@@ -38,8 +39,10 @@ async def recover(
 
     A run that had begun to publish is finished; any other is abandoned, and its debt stands. One
     that was running for the third time in a row when the engine was killed is quarantined: it
-    failed, and is not tried again with the same inputs and code until a person asks for it.
+    failed, and is not tried again with the same inputs and code until a person asks for it. Raises
+    RequestError for a state folder of another profile.
     """
+    check_state(view.profile, project.profile, project.profiles)
     killed = view.engine is not None and isinstance(view.engine.event, EngineStarted)
     events: list[AnyEvent] = []
     for run in view.runs.live.values():
@@ -48,7 +51,7 @@ async def recover(
     sensors = {sensor.name: sensor.sources for sensor in project.sensors}
     fixed = tuple(sensor.name for sensor in project.sensors if START not in answers_of(sensor))
     host = socket.gethostname()
-    events.append(EngineStarted(release, os.getpid(), host, slots, sensors, fixed))
+    events.append(EngineStarted(release, os.getpid(), host, slots, sensors, fixed, project.profile))
     if project.graph.digest != view.catalog.digest:
         events.append(GraphDeployed(project.graph.digest, tuple(project.graph.specs.values())))
     for start in range(0, len(events), MAX_BATCH):

@@ -3,11 +3,11 @@ names.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from freshet.engine.arguments import check_types, read_by_change, sized
+from freshet.engine.arguments import check_silent, check_types, read_by_change, sized
 from freshet.engine.assets import Asset, Definition, Input, Source
 from freshet.engine.changes import hides_changes, payload_problem
 from freshet.engine.checks import Check
@@ -18,6 +18,7 @@ from freshet.engine.keys import AssetKey, asset_key
 from freshet.engine.mappings import Custom, PartitionMapping, default_mapping
 from freshet.engine.partitions import describe
 from freshet.engine.policies import Policy
+from freshet.engine.resources import check_names
 from freshet.engine.specs import AssetSpec, Dependency
 
 
@@ -28,10 +29,11 @@ def resolve(
     checks: Mapping[AssetKey, Sequence[Check]] | None = None,
     pools: Mapping[str, int] | None = None,
     group_limits: Mapping[str, int] | None = None,
+    resources: Collection[str] = (),
 ) -> tuple[Graph, dict[AssetKey, Asset]]:
     """The checked graph of all definitions, and the assets by key. An asset that names no policy
     has that of its group, or the default. `checks` are those of each asset, `pools` and
-    `group_limits` the limits.
+    `group_limits` the limits; `resources` name what parameters may be that are no dependencies.
 
     Raises DefinitionError naming the asset and the file for whatever does not fit.
     """
@@ -48,8 +50,9 @@ def resolve(
                 hint="give one of them another key=",
             )
         known[item.key] = item
+    check_names(resources, known)
     specs = [
-        _resolved(item, known, (by_group or {}).get(item.spec.group, default_policy))
+        _resolved(item, known, resources, (by_group or {}).get(item.spec.group, default_policy))
         if isinstance(item, Asset)
         else item.spec
         for item in known.values()
@@ -65,12 +68,19 @@ def resolve(
     ]
     for spec in specs:
         check_types(spec, known[spec.key].where)
+        check_silent(spec, known[spec.key].where)
     places = {key: item.where for key, item in known.items()}
     assets = {key: item for key, item in known.items() if isinstance(item, Asset)}
     return Graph.build(specs, places), assets
 
 
-def _resolved(item: Asset, known: Mapping[AssetKey, Definition], default: Policy) -> AssetSpec:
+def _resolved(
+    item: Asset,
+    known: Mapping[AssetKey, Definition],
+    resources: Collection[str],
+    default: Policy,
+) -> AssetSpec:
+    _check_lent(item, resources)
     for name in item.inputs:
         if name not in item.parameters:
             raise DefinitionError(
@@ -91,15 +101,37 @@ def _resolved(item: Asset, known: Mapping[AssetKey, Definition], default: Policy
     _check_annotations(item)
     deps = []
     for name in item.parameters:
+        if name in resources:
+            continue
         if name in item.inputs:
             deps.append(_dependency(item, item.inputs[name], name, known))
         elif name not in item.changes_of or _matches(name, known):
-            deps.append(_by_parameter(item, name, known))
+            deps.append(_by_parameter(item, name, known, resources))
     deps += [_dependency(item, dep, "", known) for dep in item.deps]
     sources = {key for key, other in known.items() if other.spec.is_source}
     deps = read_by_change(item.spec, item.changes_of, deps, sources, item.where)
     policy = item.spec.policy if item.has_policy else default
     return msgspec.structs.replace(item.spec, deps=tuple(dict.fromkeys(deps)), policy=policy)
+
+
+def _check_lent(item: Asset, resources: Collection[str]) -> None:
+    """A parameter that is called like a resource is one, and nothing else."""
+    for name in inspect.signature(item.function).parameters:
+        if name not in resources:
+            continue
+        otherwise = ""
+        if name not in item.parameters:
+            otherwise = "has a default, which makes it configuration"
+        elif name in item.inputs:
+            otherwise = "names an asset by inputs="
+        elif name in item.changes_of:
+            otherwise = "is annotated to receive changes"
+        if otherwise:
+            raise DefinitionError(
+                f"parameter '{name}' of asset '{item.key}' is called like a resource, and"
+                f" {otherwise} ({item.where})",
+                hint="rename the parameter, or take away what makes it something else",
+            )
 
 
 def _check_annotations(item: Asset) -> None:
@@ -126,7 +158,9 @@ def _matches(name: str, known: Mapping[AssetKey, Definition]) -> list[AssetKey]:
     return [name] if name in known else [key for key in known if key.rpartition("/")[2] == name]
 
 
-def _by_parameter(item: Asset, name: str, known: Mapping[AssetKey, Definition]) -> Dependency:
+def _by_parameter(
+    item: Asset, name: str, known: Mapping[AssetKey, Definition], resources: Collection[str]
+) -> Dependency:
     matches = _matches(name, known)
     if len(matches) > 1:
         raise DefinitionError(
@@ -138,8 +172,8 @@ def _by_parameter(item: Asset, name: str, known: Mapping[AssetKey, Definition]) 
         leaves = [key.rpartition("/")[2] for key in known]
         raise DefinitionError(
             f"parameter '{name}' of asset '{item.key}' is no asset ({item.where})",
-            cause="a parameter without a default names the asset it reads",
-            hint=did_you_mean(name, leaves)
+            cause="a parameter without a default names the asset it reads, or a resource",
+            hint=did_you_mean(name, [*leaves, *resources])
             or "define that asset, rename with inputs=, or give the parameter a default",
         )
     return _dependency(item, matches[0], name, known)

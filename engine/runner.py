@@ -4,7 +4,7 @@ append.
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import anyio
@@ -21,20 +21,30 @@ from freshet.engine.events import (
     RunFailed,
     RunSucceeded,
 )
-from freshet.engine.executors.invoke import Failed, Permit, Rejected, in_thread, on_loop, saying
+from freshet.engine.executors.invoke import (
+    Failed,
+    Permit,
+    Rejected,
+    failure,
+    in_thread,
+    on_loop,
+    saying,
+)
 from freshet.engine.inputs import (
     loads_of,
     version_in,
     versions_of,
 )
 from freshet.engine.intents import Intents
+from freshet.engine.lending import Lender, NotOpened
 from freshet.engine.orders import Order, Reading
 from freshet.engine.outputs import as_output
 from freshet.engine.persist import persist
 from freshet.engine.readings import take_changes
+from freshet.engine.secrets import is_told_in
 from freshet.engine.stores.payloads import Payloads
 from freshet.engine.stream import EventStream
-from freshet.engine.work import Work
+from freshet.engine.work import Work, check_lent
 from freshet.projections.catalog import Version
 
 MAX_RETRY_DELAY_MS = 300_000
@@ -62,6 +72,7 @@ class Runner:
         timer: Callable[[], float] = time.perf_counter,
         payloads: Payloads | None = None,
         intents: Intents | None = None,
+        lender: Lender | None = None,
     ) -> None:
         self.definitions = definitions
         self._stream = stream
@@ -71,6 +82,7 @@ class Runner:
         self._timer = timer
         self._payloads = payloads
         self._intents = intents
+        self._lender = lender
         self._threads = anyio.CapacityLimiter(slots + MAX_ABANDONED_THREADS)
         self._scopes: dict[int, anyio.CancelScope] = {}
         self.live = 0
@@ -139,9 +151,34 @@ class Runner:
                 work = await self._with_changes(work, order.reading)
         except Rejected as rejected:
             return Failed(rejected.kind, rejected.error, passing=rejected.passing)
-        return await self._call(work, timeout)
+        names = found.lent_to(work.asset, work.checks)
+        if not names or self._lender is None:
+            return await self._call(work, timeout)
+        return await self._call_lending(self._lender, names, work, timeout)
+
+    async def _call_lending(
+        self, lender: Lender, names: Iterable[str], work: Work, timeout: float | None
+    ) -> list[AnyEvent] | Failed:
+        """As `_call`, with the resources that its functions take. Those that are opened for this
+        run are told if it has not succeeded.
+        """
+        made: list[AnyEvent] | Failed | None = None
+        try:
+            async with lender.lent(names) as lent:
+                check_lent(lender.resources, lent, work)
+                made = await self._call(msgspec.structs.replace(work, lent=lent), timeout)
+                if isinstance(made, Failed):
+                    raise Rejected(made.kind, made.error)
+        except NotOpened as error:
+            tail = failure(error.cause).detail
+            return Failed(error.kind, saying(error), tail, passing=error.passing)
+        except Rejected as rejected:
+            return made or Failed(rejected.kind, rejected.error)
+        return made
 
     async def _submitted(self, run: int, job: str) -> None:
+        if is_told_in(job):
+            raise ValueError("the name of the job holds a secret, and would be recorded")
         await persist(self._stream, [JobSubmitted(run, job)])
 
     def _fetch(self, position: int) -> Version:

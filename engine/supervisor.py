@@ -10,6 +10,7 @@ from contextlib import aclosing
 
 import anyio
 import structlog
+from msgspec.structs import replace
 
 from freshet.engine.errors import OutsideError, SensorError, StreamError
 from freshet.engine.events import (
@@ -21,6 +22,8 @@ from freshet.engine.events import (
     SensorRecovered,
 )
 from freshet.engine.persist import persist
+from freshet.engine.secrets import is_told_in, redact
+from freshet.engine.specs import Plain
 from freshet.engine.stores.payloads import Payloads
 from freshet.engine.stream import EventStream, wall_clock
 from freshet.engine.valves import Valve, actor_of
@@ -145,12 +148,18 @@ class _Supervised:
         strange = {change.asset for change in changes}.difference(self.sensor.sources)
         if strange:
             raise ValueError(f"it reports {', '.join(sorted(strange))}, none of its sources")
+        _check_silent(batch)
+        changes = [replace(one, metadata=_silent(one.metadata)) for one in changes]
         if self.payloads is not None and any(change.payload for change in changes):
             changes = await self.payloads.put_large(changes)
         events: list[AnyEvent] = [*changes]
         events += [
             MessageRejected(
-                name, _sound(one.item), _sound(one.reason), excerpt(one.excerpt), one.metadata
+                name,
+                _sound(one.item),
+                _sound(one.reason),
+                excerpt(one.excerpt),
+                _silent(one.metadata),
             )
             for one in batch.rejected
         ]
@@ -217,6 +226,25 @@ class _Supervised:
             raise
 
 
+def _check_silent(batch: Batch) -> None:
+    """What cannot be changed without meaning something else must not hold a secret. Raises
+    ValueError.
+    """
+    for one in batch.changes:
+        if is_told_in(one.data_version) or is_told_in(one.partition):
+            raise ValueError(f"a version or partition of '{one.asset}' holds a secret")
+    if any(is_told_in(item) or is_told_in(at or "") for item, at in batch.cursor.items()):
+        raise ValueError("its cursor holds a secret, and would be recorded")
+
+
+def _silent(metadata: dict[str, Plain]) -> dict[str, Plain]:
+    """Metadata without secrets."""
+    return {
+        redact(name): redact(value) if isinstance(value, str) else value
+        for name, value in metadata.items()
+    }
+
+
 def _is_being_cancelled() -> bool:
     """Or did a cancellation come out of something that was awaited, and is an error like others?"""
     task = asyncio.current_task()
@@ -248,5 +276,7 @@ def _told(crash: BaseException) -> str:
 
 
 def _sound(text: str) -> str:
-    """The text without halves of characters, as names of files have that are not UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """The text without secrets, and without halves of characters, as names of files have that are
+    not UTF-8.
+    """
+    return redact(text).encode("utf-8", "backslashreplace").decode()

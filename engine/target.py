@@ -7,17 +7,24 @@ from pathlib import Path
 from types import ModuleType
 
 from freshet.engine.errors import DefinitionError, FreshetError, RequestError, did_you_mean
+from freshet.engine.profiles import check_chosen
 from freshet.engine.project import Project
 
 EXAMPLE = "for example `freshet run project.py` or `freshet run package.module:project`"
 
 
 def load_project(target: str) -> Project:
-    """Import the target and return its project.
+    """Import the target and return its project, under the profile that was chosen.
 
-    Raises RequestError when there is no such module or project, DefinitionError for whatever is
-    wrong inside it, naming file and line.
+    Raises RequestError when there is no such module, project or profile, DefinitionError for
+    whatever is wrong inside it, naming file and line.
     """
+    project = _project_of(target)
+    check_chosen(project.profiles)
+    return project
+
+
+def _project_of(target: str) -> Project:
     path, _, name = target.partition(":") if not target.endswith(".py") else (target, "", "")
     module = _import_file(Path(path)) if path.endswith(".py") else _import_module(path)
     found = {key: value for key, value in vars(module).items() if isinstance(value, Project)}

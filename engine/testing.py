@@ -33,9 +33,11 @@ from freshet.engine.events import (
 )
 from freshet.engine.keys import AssetKey, AssetPartition, parse_asset_partition
 from freshet.engine.landings import Landings
+from freshet.engine.lending import Lender
 from freshet.engine.loop import Loop
 from freshet.engine.project import Project
 from freshet.engine.recollection import Recollection
+from freshet.engine.resources import Resource, replaced
 from freshet.engine.simulated import Conduct, Duration, SimulatedRunner
 from freshet.engine.stores.payloads import payload_of
 from freshet.engine.valves import actor_of
@@ -61,20 +63,24 @@ def simulate(
     start: str | datetime = START,
     durations: Mapping[AssetKey, Duration] | None = None,
     slots: int | None = None,
+    resources: Mapping[str, object] | None = None,
 ) -> "Simulation":
     """A simulation of the project: its real functions under the real engine, in memory.
 
     `durations` says how long runs of an asset take at least, in seconds, as text such as `"2s"`, or
     drawn by a function from the random numbers it is given; others take no time but what their
     async functions sleep. `start` is UTC unless it names a zone. Sensors do not run and the
-    project's store is not used. The same seed and the same calls give the same events at the same
-    times. Raises DefinitionError for durations of what is no asset.
+    project's store is not used. `resources` stand in for those of the project, by name, and may be
+    of any type; others are opened, and take no time. The same seed and the same calls give the same
+    events at the same times. Raises DefinitionError for durations of what is no asset, and for what
+    is no resource.
     """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         slots = project.slots if slots is None else slots
-        return Simulation(project, seed, _moment(start), durations or {}, slots)
+        lent = replaced(project.resources, resources or {})
+        return Simulation(project, seed, _moment(start), durations or {}, slots, lent)
     raise RequestError(
         "a simulation cannot be made inside a running event loop",
         cause="it has an event loop of its own, and its methods return when that has come to rest",
@@ -96,6 +102,7 @@ class Simulation(Recollection):
         start: datetime,
         durations: Mapping[AssetKey, Duration],
         slots: int,
+        resources: Mapping[str, Resource],
     ) -> None:
         if slots < 1:
             raise DefinitionError(f"slots={slots}: nothing could ever run", hint="use 1 or more")
@@ -106,6 +113,7 @@ class Simulation(Recollection):
         super().__init__(project.assets, Path(self._landed.name), self._wall_us)
         self._landings = Landings(project.sensors, self._folder)
         self._changes = 0
+        self._resources = resources
         self._engine = self._time.create_task(self._run(project, seed, slots), name="engine")
         try:
             self._run_to(0.0)
@@ -263,7 +271,9 @@ class Simulation(Recollection):
         self._loop = loop = Loop(
             self._view,
             self._stream,
-            msgspec.structs.replace(project.definitions, store=self._store),
+            msgspec.structs.replace(
+                project.definitions, store=self._store, resources=self._resources
+            ),
             slots=slots,
             clock=self._clock,
             rng=random.Random(f"retries {seed}"),
@@ -273,6 +283,7 @@ class Simulation(Recollection):
                 folder=self._folder,
                 timer=self._time.time,
             ),
+            lender=Lender(self._resources, inline=True),
         )
         loop.draining = True
         loop.longest_sleep_s = inf  # nothing suspends a machine that is not there

@@ -24,10 +24,12 @@ from freshet.engine.publishing import (
     audit,
     audit_in_thread,
     blocked_by,
+    lent_to,
     publish,
     stage,
 )
 from freshet.engine.readings import Taken, arguments_of
+from freshet.engine.resources import Resource, unfit
 from freshet.engine.signatures import element_annotation, without_none
 from freshet.engine.stores.landing import InputChangedError, still_the_same
 from freshet.engine.stores.outages import is_outage
@@ -59,6 +61,8 @@ class Work(msgspec.Struct, frozen=True):
     intents: Intents | None = None
     submitted: Callable[[str], Awaitable[None]] | None = None
     """Records the job that does the work elsewhere."""
+    lent: Mapping[str, object] = {}
+    """The resources of its functions, open."""
 
     @property
     def newest_read(self) -> int:
@@ -89,7 +93,7 @@ class Work(msgspec.Struct, frozen=True):
             arguments["context"] = msgspec.structs.replace(
                 context_of(self.order), submitted=self.submitted
             )
-        return arguments
+        return arguments | lent_to(self.asset, self.lent)
 
     def _own_value(self) -> Any:
         """The value of the target as its last success left it. Raises StoreError."""
@@ -165,7 +169,11 @@ class Work(msgspec.Struct, frozen=True):
     def audit(self, draft: Draft) -> Audit:
         """What the checks say of it, to be driven by who can call them."""
         return audit(
-            self.store, draft, self.checks, context_of(self.order) if self.checks else None
+            self.store,
+            draft,
+            self.checks,
+            context_of(self.order) if self.checks else None,
+            self.lent,
         )
 
     def published(
@@ -223,3 +231,14 @@ def _may_be_path(asset: Asset, parameter: str, load: Load) -> bool:
     annotation = without_none(asset.annotations.get(parameter))
     element = element_annotation(annotation) if load.read.many else annotation
     return element is None or element is Path
+
+
+def check_lent(resources: Mapping[str, Resource], lent: Mapping[str, object], work: Work) -> None:
+    """What was opened is what the functions say they take. Raises Rejected."""
+    takers: list[Asset | Check] = [work.asset]
+    takers += [one for each in work.checks.values() for one in each]
+    for taker in takers:
+        for name, value in lent_to(taker, lent).items():
+            problem = unfit(resources[name], value, taker.annotations.get(name), repr(taker))
+            if problem:
+                raise Rejected("input", f"parameter '{name}': {problem}")

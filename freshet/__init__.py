@@ -34,7 +34,11 @@ from freshet.engine.partitions import (
     weekly,
 )
 from freshet.engine.policies import Policy, changed, cron, eager, manual, max_lag, on_missing
+from freshet.engine.profiles import Profile
 from freshet.engine.project import Project
+from freshet.engine.resources import per_run
+from freshet.engine.secrets import Secret
+from freshet.engine.settings import settings
 from freshet.engine.stores.local import LocalStore
 from freshet.engine.stores.memory import MemoryStore
 from freshet.engine.table_checks import (
@@ -73,9 +77,11 @@ __all__ = [
     "Out",
     "Output",
     "Policy",
+    "Profile",
     "Project",
     "Rejection",
     "Retry",
+    "Secret",
     "Sensor",
     "SensorError",
     "Settlement",
@@ -109,6 +115,7 @@ __all__ = [
     "offset",
     "on_missing",
     "overlapping",
+    "per_run",
     "poll",
     "previous",
     "product",
@@ -117,6 +124,7 @@ __all__ = [
     "schema",
     "sensor",
     "sensor_from",
+    "settings",
     "source",
     "static",
     "table",

@@ -88,7 +88,8 @@ class StatusReport(msgspec.Struct, frozen=True):
 
     Of one asset also its partitions, a page at a time: `next` is the key to go on after. `pauses`
     are those that hold what the report is about, or a sensor that feeds it; of all assets, all.
-    `sensors` are those that feed it, `circuits` those that are open.
+    `sensors` are those that feed it, `circuits` those that are open; `profile` is the one the last
+    daemon has run under.
     """
 
     position: int
@@ -101,6 +102,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     pauses: tuple[PauseRow, ...] = ()
     sensors: tuple[SensorRow, ...] = ()
     circuits: tuple[CircuitRow, ...] = ()
+    profile: str = ""
 
 
 class GraphRow(msgspec.Struct, frozen=True):

@@ -38,6 +38,8 @@ class View:
         self.backfills = Demands()
         self.engine: Recorded | None = None
         """The last start or stop of a daemon."""
+        self.profile = ""
+        """The last that a daemon has run under; empty if none ever has."""
 
     def apply(self, recorded: Recorded) -> None:
         """Fold the next event. Events must come in order and without gaps."""
@@ -58,6 +60,7 @@ class View:
         self.backfills.apply(recorded)
         if isinstance(recorded.event, EngineStarted | EngineStopped):
             self.engine = recorded
+            self.profile = getattr(recorded.event, "profile", "") or self.profile
 
     def status(self, asset: AssetKey, partition: PartitionKey) -> Status | None:
         """Is this asset partition fresh, and if not, why? None when it does not exist."""

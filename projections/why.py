@@ -182,8 +182,9 @@ def describe(recorded: Recorded) -> str:
             verb = "added to" if isinstance(event, PartitionsAdded) else "removed from"
             more = f" and {len(keys) - MAX_BREADTH} more" if len(keys) > MAX_BREADTH else ""
             return f"{', '.join(keys[:MAX_BREADTH])}{more} {verb} {asset}"
-        case EngineStarted(version=version, pid=pid, host=host):
-            return f"engine {version} started (pid {pid} on {host})"
+        case EngineStarted(version=version, pid=pid, host=host, profile=profile):
+            under = f", profile {profile}" if profile else ""
+            return f"engine {version} started (pid {pid} on {host}{under})"
         case EngineStopped(reason=reason):
             return f"engine stopped ({reason})"
         case _:

@@ -1,8 +1,9 @@
 """A user's own sensor: an async generator function of batches, made a sensor by `@sensor`."""
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
+from copy import copy
 from typing import Any
 
 import msgspec
@@ -28,9 +29,11 @@ Yielded = Batch | SourceChanged
 """What a generator may yield: a batch, or just a change."""
 
 Generate = (
-    Callable[[Mapping[str, str]], AsyncIterator[Yielded]] | Callable[[], AsyncIterator[Yielded]]
+    Callable[[Mapping[str, str]], AsyncIterator[Yielded]]
+    | Callable[[], AsyncIterator[Yielded]]
+    | Callable[..., AsyncIterator[Yielded]]
 )
-"""A user's async generator function; of the cursor, or of nothing."""
+"""A user's async generator function; of the cursor, or of nothing, and of resources."""
 
 
 def change(
@@ -61,7 +64,8 @@ def sensor(
 ) -> Callable[[Generate], "GeneratorSensor"]:
     """Make a sensor of an async generator function that reports changes of these sources.
 
-    The function is called with the cursor, a mapping of text to text (empty at first), and yields
+    The function is called with the cursor, a mapping of text to text (empty at first), and the
+    resources of the project that it names as parameters; it yields
     `fr.Batch(changes, cursor)`; the changes and the cursor are recorded in one transaction before
     the `yield` returns. Ended at any moment, it is called again with the cursor as it is then
     stored. What cannot be a partition of its source is rejected, and named.
@@ -82,12 +86,6 @@ def sensor(
                 f"'{called}' cannot be a sensor ({where})",
                 cause="it is no async generator function",
                 hint="write `async def`, and `yield` batches",
-            )
-        count = len(inspect.signature(function).parameters)
-        if count > 1:
-            raise DefinitionError(
-                f"the sensor '{function.__name__}' has {count} parameters ({where})",
-                hint="it is called with the cursor, and nothing else",
             )
         admissions = {spec.key: Admission(spec) for spec in specs}
         return GeneratorSensor(name or function.__name__, function, admissions, where)
@@ -110,14 +108,35 @@ class GeneratorSensor:
         self.where = where
         self._function = function
         self._admissions = admissions
-        self._takes_cursor = bool(inspect.signature(function).parameters)
+        self._parameters = tuple(inspect.signature(function).parameters)
+        self._lent: Mapping[str, object] = {}
+
+    def needs(self, resources: Collection[str]) -> tuple[str, ...]:
+        """The resources it has as parameters; one more receives the cursor."""
+        others = [name for name in self._parameters if name not in resources]
+        if len(others) > 1:
+            raise DefinitionError(
+                f"the sensor '{self.name}' has {len(self._parameters)} parameters ({self.where})",
+                cause=f"{' and '.join(others)} are no resources",
+                hint=did_you_mean(others[-1], resources)
+                or "it is called with the cursor and resources, and nothing else",
+            )
+        return tuple(name for name in self._parameters if name in resources)
+
+    def lending(self, lent: Mapping[str, object]) -> "GeneratorSensor":
+        """The same sensor, with these resources for its function."""
+        made = copy(self)
+        made._lent = dict(lent)
+        return made
 
     async def run(self, cursor: Mapping[str, str]) -> AsyncGenerator[Batch, None]:
         """The function's batches from the cursor on; see `Sensor`. Raises TypeError or ValueError
         naming the function for what is no batch of changes of its sources.
         """
-        given = (dict(cursor),) if self._takes_cursor else ()
-        async with aclosing(self._function(*given)) as batches:
+        first = [dict(cursor)] if self._parameters and not self._lent else []
+        named = {name: self._lent.get(name, dict(cursor)) for name in self._parameters}
+        called = self._function(*first, **(named if self._lent else {}))
+        async with aclosing(called) as batches:
             async for yielded in batches:
                 yield self._checked(yielded)
 

@@ -4,7 +4,8 @@ push.
 
 import inspect
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
+from copy import copy
 from typing import Any, Literal, overload
 
 import anyio
@@ -13,7 +14,7 @@ import msgspec
 
 from freshet.engine.assets import Source
 from freshet.engine.durations import parse_duration_ms
-from freshet.engine.errors import DefinitionError
+from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.keys import WHOLE
 from freshet.engine.partitions import describe
 from freshet.engine.signatures import place_of
@@ -96,7 +97,7 @@ def poll(
     there is nothing new; as a version, that the partition is gone. A partition that the mapping
     lacks stays as it was, unless `on_absent="withdraw"`. If it has the parameter `previous`, it
     receives what the last time said: the version as recorded (text; None at first), or a mapping of
-    them.
+    them. Other parameters are resources of the project.
 
     Plain functions are called in a thread, async ones on the loop, one call at a time. One that
     raises, or takes longer than `timeout`, is called again with backoff. Ticks that were missed are
@@ -114,7 +115,11 @@ def poll(
 
     def make(look: Look) -> PollSensor:
         where = place_of(look)
-        _check_parameters(look, spec, where)
+        if not callable(look):
+            raise DefinitionError(
+                f"poll of '{spec.key}': {look!r} is no function",
+                hint="give it the function itself, without calling it",
+            )
         called = name or f"poll:{getattr(look, '__name__', spec.key)}"
         timeout_s = None if timeout_ms is None else timeout_ms / 1000
         return PollSensor(
@@ -137,6 +142,33 @@ class PollSensor:
         self._pacer = pacer
         self._calling = threading.Lock()
         """Held by a thread that calls the function, also when nobody waits for it any more."""
+        self._lent: Mapping[str, object] = {}
+
+    def needs(self, resources: Collection[str]) -> tuple[str, ...]:
+        """The resources it has as parameters, beside `previous`."""
+        polled = self.polled
+        needed = [
+            name
+            for name, parameter in inspect.signature(polled.look).parameters.items()
+            if name != PREVIOUS and parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]  # fmt: skip
+        others = [name for name in needed if name not in resources]
+        if others:
+            raise DefinitionError(
+                f"poll of '{polled.source.key}': the function needs {', '.join(others)}"
+                f" ({polled.where})",
+                cause="it is called with resources, and with `previous` if it asks for that",
+                hint=did_you_mean(others[0], resources)
+                or "give the others a default, or use a lambda",
+            )
+        return tuple(needed)
+
+    def lending(self, lent: Mapping[str, object]) -> "PollSensor":
+        """The same sensor, with these resources for its function."""
+        made = copy(self)
+        made._lent = dict(lent)
+        return made
 
     async def run(self, cursor: Mapping[str, str]) -> AsyncGenerator[Batch, None]:
         """A look, what differs, a rest, and again; see `Sensor`. A look that finds nothing new
@@ -161,13 +193,13 @@ class PollSensor:
 
     async def _look(self, known: Known) -> Answer:
         polled = self.polled
-        previous: dict[str, object] = {}
+        arguments: dict[str, object] = dict(self._lent)
         if PREVIOUS in inspect.signature(polled.look).parameters:
             whole = polled.source.partitions is None
-            previous[PREVIOUS] = known.versions.get(WHOLE) if whole else dict(known.versions)
+            arguments[PREVIOUS] = known.versions.get(WHOLE) if whole else dict(known.versions)
         try:
             with anyio.fail_after(polled.timeout_s):
-                return await self._call(previous)
+                return await self._call(arguments)
         except TimeoutError as error:
             if str(error):  # the function's own
                 raise
@@ -230,23 +262,3 @@ class PollSensor:
 
     def _said(self, what: str) -> str:
         return f"poll '{self.name}' ({self.polled.where}) {what}"
-
-
-def _check_parameters(look: Look, spec: AssetSpec, where: str) -> None:
-    if not callable(look):
-        raise DefinitionError(
-            f"poll of '{spec.key}': {look!r} is no function",
-            hint="give it the function itself, without calling it",
-        )
-    needed = [
-        name
-        for name, parameter in inspect.signature(look).parameters.items()
-        if name != PREVIOUS and parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]  # fmt: skip
-    if needed:
-        raise DefinitionError(
-            f"poll of '{spec.key}': the function needs {', '.join(needed)} ({where})",
-            cause="it is called with nothing, or with `previous`",
-            hint="give the others a default, or use a lambda",
-        )

@@ -19,13 +19,14 @@ What every sensor keeps to (held by `tests/test_sensor_contract.py` for each of 
 - Now and then it yields also when there is nothing new, so that all can see that it works.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from freshet.engine.events import SourceChanged
 from freshet.engine.keys import AssetKey
+from freshet.engine.secrets import redact
 from freshet.engine.specs import Plain
 
 MAX_BATCH_CHANGES = 500
@@ -104,6 +105,19 @@ class Sensor(Protocol):
         ...
 
 
+@runtime_checkable
+class Borrower(Protocol):
+    """A sensor with a user's function, which may take resources of the project."""
+
+    def needs(self, resources: Collection[str]) -> tuple[str, ...]:
+        """Which of them it takes. Raises DefinitionError for parameters that are none."""
+        ...
+
+    def lending(self, lent: Mapping[str, object]) -> Sensor:
+        """The same sensor, with these given to its function."""
+        ...
+
+
 def answers_of(sensor: Sensor) -> frozenset[str]:
     """What people may ask for in the cursor that this sensor knows: `START`, `REPLAY`."""
     found: frozenset[str] = getattr(sensor, "answers", frozenset())
@@ -116,6 +130,6 @@ def excerpt(content: str | bytes | None) -> str:
         return ""
     if isinstance(content, bytes):
         content = content[: 4 * MAX_EXCERPT_CHARS].decode("utf-8", "backslashreplace")
-    content = content.encode("utf-8", "backslashreplace").decode()
+    content = redact(content).encode("utf-8", "backslashreplace").decode()
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in content[:MAX_EXCERPT_CHARS])
     return shown if len(shown) <= MAX_EXCERPT_CHARS else shown[: MAX_EXCERPT_CHARS - 1] + "…"

@@ -1,6 +1,6 @@
 """The real reactor and runner on streams and stores in memory, with a clock that tests move."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -23,6 +23,7 @@ from freshet.engine.memory import MemoryStream
 from freshet.engine.multi import MultiAsset, flattened
 from freshet.engine.policies import Eager
 from freshet.engine.resolution import resolve
+from freshet.engine.resources import declared
 from freshet.engine.stores.memory import MemoryStore
 from freshet.projections.catalog import Version
 from freshet.projections.causes import Status
@@ -37,13 +38,22 @@ def fitted(
     definitions: Sequence[Definition | Check],
     pools: Mapping[str, int] | None = None,
     group_limits: Mapping[str, int] | None = None,
+    resources: Collection[str] = (),
 ) -> tuple[Graph, Assets, Checks]:
     """The graph of what a project would have, with its assets and its checks."""
     items = flattened(definitions)
     known = {item.key: item for item in items if isinstance(item, Asset | Source)}
-    checks = checks_by_asset([one for one in definitions if isinstance(one, Check)], known)
-    items = list(known.values())
-    found = resolve(items, Eager(), checks=checks, pools=pools, group_limits=group_limits)
+    given = [one for one in definitions if isinstance(one, Check)]
+    checks = checks_by_asset(given, known, resources)
+    assets = list(known.values())
+    found = resolve(
+        assets,
+        Eager(),
+        checks=checks,
+        pools=pools,
+        group_limits=group_limits,
+        resources=resources,
+    )
     return *found, checks
 
 
@@ -56,12 +66,14 @@ class Engine:
         slots: int,
         pools: Mapping[str, int] | None = None,
         group_limits: Mapping[str, int] | None = None,
+        resources: Mapping[str, object] | None = None,
     ) -> None:
         self.now = 1_700_000_000_000_000
-        self.graph, assets, checks = fitted(definitions, pools, group_limits)
+        self.graph, assets, checks = fitted(definitions, pools, group_limits, resources or {})
+        self.resources = declared(resources or {})
         self.stream = MemoryStream(self.clock)
         self.store = MemoryStore()
-        self.definitions = Definitions(assets, self.store, checks)
+        self.definitions = Definitions(assets, self.store, checks, self.resources)
         self.loop = Loop(
             View(),
             self.stream,
@@ -89,10 +101,14 @@ class Engine:
     async def deploy(self) -> None:
         await self.say(GraphDeployed(self.graph.digest, tuple(self.graph.specs.values())))
 
-    async def redeploy(self, *definitions: Definition | Check) -> None:
+    async def redeploy(
+        self,
+        *definitions: Definition | Check,
+        resources: Mapping[str, object] | None = None,
+    ) -> None:
         """Other definitions, while everything goes on; what runs goes on with its own."""
-        self.graph, assets, checks = fitted(definitions)
-        self.definitions = Definitions(assets, self.store, checks)
+        self.graph, assets, checks = fitted(definitions, None, None, resources or {})
+        self.definitions = Definitions(assets, self.store, checks, declared(resources or {}))
         self.loop.use(self.definitions)
         await self.deploy()
 
@@ -161,9 +177,10 @@ async def engine(
     deploy: bool = True,
     pools: Mapping[str, int] | None = None,
     group_limits: Mapping[str, int] | None = None,
+    resources: Mapping[str, object] | None = None,
 ) -> AsyncIterator[Engine]:
     """A live engine with these definitions; everything is cancelled at the end of the block."""
-    under_test = Engine(definitions, slots, pools, group_limits)
+    under_test = Engine(definitions, slots, pools, group_limits, resources)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(under_test.loop.run)
         if deploy:

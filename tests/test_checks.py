@@ -298,8 +298,14 @@ def fine(table: int) -> bool:
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        (lambda: fr.check("table")(of_two), "has the parameters table, other"),
-        (lambda: fr.check("table")(of_another), "has the parameters other"),
+        (
+            lambda: fr.Project([RAW, table], checks=[fr.check("table")(of_two)]),
+            "has the parameters table, other",
+        ),
+        (
+            lambda: fr.Project([RAW, table], checks=[fr.check("table")(of_another)]),
+            "has the parameters other",
+        ),
         (lambda: fr.check(RAW)(fine), "a check of source 'raw'"),  # type: ignore[arg-type]  # no asset
         (lambda: fr.check("table", blocking=True, severity="warn")(fine), "severity='warn'"),
         (lambda: fr.Project([RAW], checks=[fr.check("table")(fine)]), "no asset of the project"),

@@ -255,6 +255,7 @@ EVENTS: list[tuple[AnyEvent, str, int | None]] = [
         "",
         None,
     ),
+    (EngineStarted("0.1.0", profile="prod"), "", None),
     (EngineStopped("SIGTERM"), "", None),
     (
         CheckEvaluated(

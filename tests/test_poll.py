@@ -444,7 +444,12 @@ def declared(**options: Any) -> Callable[[], object]:
         (declared(timeout=0), "timeout=0"),
         (declared(on_absent="drop"), "'keep' or 'withdraw'"),
         (declared(function="v"), "no function"),
-        (declared(function=lambda a, b=1: a), "the function needs a"),
+        (
+            lambda: fr.Project(
+                [table], sensors=[fr.poll(lambda a, b=1: a, source=table, every="1m")]
+            ),
+            "the function needs a",
+        ),
     ],
     ids=range(11),
 )

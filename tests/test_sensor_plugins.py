@@ -345,7 +345,10 @@ async def wants_more(cursor: object, more: object) -> AsyncGenerator[Batch, None
         (lambda: fr.sensor(sources=prices)(plain), "list them"),  # type: ignore[arg-type]
         (lambda: fr.sensor(sources=["prices"]), "no source"),  # type: ignore[list-item]
         (lambda: fr.sensor(sources=[prices])(plain), "no async generator function"),  # type: ignore[arg-type]
-        (lambda: fr.sensor(sources=[prices])(wants_more), "has 2 parameters"),  # type: ignore[arg-type]
+        (
+            lambda: fr.Project([prices], sensors=[fr.sensor(sources=[prices])(wants_more)]),
+            "has 2 parameters",
+        ),
     ],
     ids=range(5),
 )

@@ -12,6 +12,7 @@ from freshet.engine.cli.output import age, console, moment, print_json, table
 from freshet.engine.cli.state import (
     append,
     json_option,
+    profile_option,
     reader,
     run_async,
     state_option,
@@ -21,7 +22,11 @@ from freshet.engine.context import Context
 from freshet.engine.counts import counted
 from freshet.engine.errors import RequestError
 from freshet.engine.events import CheckEvaluated, Recorded
+from freshet.engine.executors.invoke import saying
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey, parse_asset_partition
+from freshet.engine.lending import Lender, NotOpened
+from freshet.engine.logs import redacted_output
+from freshet.engine.profiles import check_state
 from freshet.engine.project import Project
 from freshet.engine.publishing import asked, evaluated
 from freshet.engine.specs import CheckSpec, Plain
@@ -85,6 +90,7 @@ def checks(target: str | None, failed: bool, history: bool, state: Path, as_json
 @click.command("check-data")
 @click.argument("target", metavar="TARGET")
 @click.option("--select", "selection", default="*", help="Of which assets (default: of all).")
+@profile_option
 @state_option
 @json_option
 def check_data(target: str, selection: str, state: Path, as_json: bool) -> int:
@@ -93,8 +99,9 @@ def check_data(target: str, selection: str, state: Path, as_json: bool) -> int:
     TARGET is `path.py` or `module:project`. What they say is recorded; nothing is built, published
     or withdrawn. Exits with 1 if a value does not pass a check whose severity is that of an error.
     """
-    project = load_project(target)
-    found = run_async(_look, project, selection, state)
+    with redacted_output():
+        project = load_project(target)
+        found = run_async(_look, project, selection, state)
     rows = [_row(event, 0, 0) for event in found]
     rows.sort(key=lambda row: (ORDER.index(row.result), row.asset, row.partition))
     if as_json:
@@ -192,14 +199,16 @@ def _row(event: CheckEvaluated, position: int, recorded_at: int) -> CheckRow:
 
 async def _look(project: Project, selection: str, state: Path) -> list[CheckEvaluated]:
     found: list[CheckEvaluated] = []
-    async with reader(state) as stream:
+    lender = Lender(project.resources)
+    async with reader(state) as stream, lender.kept():
         view = await view_of(stream)
+        check_state(view.profile, project.profile, project.profiles)
         for key in select_assets(view, selection):
             for check in project.checks.get(key, ()):
                 for cell in cells_of(view.staleness.states[key]):
                     version = Version.of(await stream.at(cell.made_at)) if cell.there else None
                     if version is not None:
-                        found.append(await _ask(project, check, cell.key, version))
+                        found.append(await _ask(project, lender, check, cell.key, version))
     for start in range(0, len(found), MAX_BATCH):
         page = tuple(found[start : start + MAX_BATCH])
         await append(state, lambda _, page=page: page)  # type: ignore[misc]  # a tuple of wishes
@@ -207,20 +216,31 @@ async def _look(project: Project, selection: str, state: Path) -> list[CheckEval
 
 
 async def _ask(
-    project: Project, check: Check, key: AssetPartition, version: Version
+    project: Project, lender: Lender, check: Check, key: AssetPartition, version: Version
 ) -> CheckEvaluated:
-    def call() -> Any:
-        arguments: dict[str, Any] = {}
-        if check.takes_context:
-            arguments["context"] = Context(*key, version.run, 1, wall_clock())
-        if check.parameter:
-            own = project.assets[key.asset].annotations.get("return")
-            wanted = check.annotation if check.annotation is not None else own
-            arguments[check.parameter] = _value(project, key, version, wanted)
-        return check.function(**arguments)
-
-    result: CheckResult = await asked(call)
+    try:
+        async with lender.lent(n for n in check.parameters if n in project.resources) as lent:
+            result = await asked(lambda: _called(project, check, key, version, lent))
+    except NotOpened as error:
+        result = CheckResult(False, message=saying(error))
     return evaluated(check, key, 0, version.data_version, result)
+
+
+def _called(
+    project: Project,
+    check: Check,
+    key: AssetPartition,
+    version: Version,
+    lent: dict[str, object],
+) -> Any:
+    arguments: dict[str, Any] = dict(lent)
+    if check.takes_context:
+        arguments["context"] = Context(*key, version.run, 1, wall_clock())
+    if check.parameter:
+        own = project.assets[key.asset].annotations.get("return")
+        wanted = check.annotation if check.annotation is not None else own
+        arguments[check.parameter] = _value(project, key, version, wanted)
+    return check.function(**arguments)
 
 
 def _value(project: Project, key: AssetPartition, version: Version, wanted: Any) -> Any:

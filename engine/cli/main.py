@@ -7,6 +7,7 @@ from importlib import import_module
 import click
 
 from freshet.engine.errors import FreshetError, RequestError, did_you_mean
+from freshet.engine.secrets import redact
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "A month of New York flights lands, a small graph reacts."),
@@ -113,7 +114,7 @@ def tell(error: FreshetError) -> int:
     lines = [f"error: {error.message}"]
     lines += [f"cause: {error.cause}"] if error.cause else []
     lines += [f"hint: {error.hint}"] if error.hint else []
-    click.echo("\n".join(lines), err=True)
+    click.echo(redact("\n".join(lines)), err=True)
     return USAGE if isinstance(error, RequestError) else FAILED
 
 

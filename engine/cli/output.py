@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from freshet.engine.secrets import told
+
 COLOURS = {
     "fresh": "green",
     "stale": "yellow",
@@ -47,7 +49,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    click.echo(msgspec.json.encode(value))
+    click.echo(msgspec.json.encode(value, enc_hook=told))
 
 
 def coloured(word: str) -> Text:

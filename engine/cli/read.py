@@ -289,7 +289,8 @@ def _print_status(report: StatusReport, now_us: int, *, whole: bool) -> None:
     for key in report.orphans:
         click.echo(f"{key}: no longer defined; its history is kept")
     verdict = "everything is fresh" if report.fresh else "not everything is fresh"
-    click.echo(f"{verdict}, at position {report.position}", err=True)
+    under = f", profile {report.profile}" if report.profile else ""
+    click.echo(f"{verdict}, at position {report.position}{under}", err=True)
 
 
 def _pause_line(pause: PauseRow, now_us: int) -> str:

@@ -13,7 +13,7 @@ import structlog
 
 from freshet.engine import logs
 from freshet.engine.cli.output import age
-from freshet.engine.cli.state import state_option
+from freshet.engine.cli.state import profile_option, state_option
 from freshet.engine.counts import counted
 from freshet.engine.daemon import daemon, obey_signals
 from freshet.engine.events import (
@@ -48,6 +48,7 @@ log = structlog.get_logger("freshet")
 @click.option(
     "--slots", type=click.IntRange(min=1), help="Runs alive at once (default: the project's)."
 )
+@profile_option
 @state_option
 def run(target: str, slots: int | None, state: Path) -> None:
     """Keep a project fresh until told to stop.
@@ -56,15 +57,16 @@ def run(target: str, slots: int | None, state: Path) -> None:
     get 30 s to finish; the second one stops at once. What was cut off is run again on the next
     start.
     """
-    logs.configure()
-    project = load_project(target)
-    left_behind = anyio.run(
-        _run, project, state, slots, backend_options={"use_uvloop": find_spec("uvloop") is not None}
-    )
-    if left_behind or _still_working():
-        # A thread that outlived its timeout cannot be ended, and would keep the process for ever.
-        sys.stderr.flush()
-        os._exit(0)
+    with logs.redacted_output():
+        logs.configure()
+        project = load_project(target)
+        options = {"use_uvloop": find_spec("uvloop") is not None}
+        left_behind = anyio.run(_run, project, state, slots, backend_options=options)
+        if left_behind or _still_working():
+            # A thread that outlived its timeout cannot be ended, and would keep the process for
+            # ever.
+            sys.stderr.flush()
+            os._exit(0)
 
 
 def _still_working() -> bool:
@@ -77,14 +79,17 @@ def _still_working() -> bool:
 
 @click.command()
 @click.argument("target", metavar="TARGET")
+@profile_option
 def check(target: str) -> None:
     """Load a project and say what is wrong with it; changes nothing."""
-    project = load_project(target)
+    with logs.redacted_output():
+        project = load_project(target)
     sources = sum(spec.is_source for spec in project.graph.specs.values())
     counts = {"asset": len(project.assets), "source": sources, "sensor": len(project.sensors)}
+    under = f", profile {project.profile}" if project.profile else ""
     click.echo(
         f"{', '.join(counted(number, noun) for noun, number in counts.items())}: all fits"
-        f" (digest {project.graph.digest[:8]})"
+        f" (digest {project.graph.digest[:8]}{under})"
     )
 
 
@@ -94,7 +99,9 @@ async def _run(project: Project, state: Path, slots: int | None) -> int:
         async with daemon(project, state, slots=slots) as running:
             running.loop.listeners.append(tell)
             assets, at = len(project.assets), running.view.position
-            log.info("running", assets=assets, state=str(state), position=at, pid=os.getpid())
+            under = {"profile": project.profile} if project.profile else {}
+            place = {"state": str(state), "position": at, "pid": os.getpid()}
+            log.info("running", assets=assets, **place, **under)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(obey_signals, running)
                 await running.stopped()

@@ -17,6 +17,7 @@ from freshet.engine.checkpoints import CHECKPOINT
 from freshet.engine.checkpoints import view_of as folded
 from freshet.engine.errors import InUseError, RequestError
 from freshet.engine.events import Recorded
+from freshet.engine.settings import PROFILE
 from freshet.engine.socket import Request, Wish, ask
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.sqlite_reader import SqliteReader
@@ -38,6 +39,26 @@ state_option = click.option(
     show_envvar=True,
     help="The folder that holds the stream.",
 )
+
+
+def _choose(context: click.Context, parameter: click.Parameter, name: str | None) -> None:
+    """Into the environment: there the project finds it while it is imported, also when a worker
+    process or a reload imports it anew.
+    """
+    if name:
+        os.environ[PROFILE] = name
+
+
+profile_option = click.option(
+    "--profile",
+    metavar="NAME",
+    envvar=PROFILE,
+    show_envvar=True,
+    expose_value=False,
+    callback=_choose,
+    help="Under which of the project's profiles (default: its first).",
+)
+"""For every command that loads a project."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 

@@ -18,6 +18,7 @@ from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError, Fatal, FreshetError, Retry, StoreError
 from freshet.engine.events import CheckEvaluated
 from freshet.engine.parts import FailureKind
+from freshet.engine.secrets import redact
 from freshet.engine.stores.outages import is_outage
 
 MAX_ERROR_CHARS = 300
@@ -210,8 +211,10 @@ def _text(error: BaseException) -> str:
 
 
 def readable(text: str) -> str:
-    """The text with what is none (halves of surrogate pairs) replaced."""
-    return str(text).encode("utf-8", "replace").decode()
+    """The text as it may be recorded: secrets taken out, and what is none (halves of surrogate
+    pairs) replaced. To be called before anything is cut off.
+    """
+    return redact(str(text)).encode("utf-8", "replace").decode()
 
 
 def _shorten(text: str) -> str:
