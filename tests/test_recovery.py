@@ -183,7 +183,7 @@ class Place:
         daemon = self.start()
         try:
             with anyio.fail_after(PATIENCE_S):
-                while "everything is fresh" not in self.freshet("status").stderr:
+                while not self.freshet("status").stderr.startswith("everything is fresh"):
                     assert daemon.poll() is None, self.log()
             daemon.send_signal(signal.SIGTERM)
             assert daemon.wait(PATIENCE_S) == 0, self.log()
