@@ -71,7 +71,7 @@ class Delays:
         if not self.waiting or self.waiting[0][0] > now:
             return ()
         due = sorted(entry for entry in self.waiting if entry[0] <= now)
-        alive = [one for one in due if one[1] in self._runs.live and one[1] not in self.found]
+        alive = [one for one in due if one[1] in self._runs.live]
         return tuple(RunDelayed(run, expected) for _, run, expected in alive)
 
     def _started(self, event: RunStarted, recorded: Recorded) -> None:

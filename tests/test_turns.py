@@ -77,6 +77,23 @@ def test_priorities_hold_until_then_and_age_lifts_nobody_above_the_highest() -> 
     assert later[2] >= 2
 
 
+def test_age_lifts_a_backlog_to_the_highest_and_not_above() -> None:
+    """A thousand old partitions of a low priority take turns with the highest, from the time on at
+    which they have waited long enough; the highest goes on getting every other run.
+    """
+    keys = fr.static([str(n) for n in range(1000)])
+    backlog = AssetSpec("backlog", partitions=keys)
+    times = {"u1": 1.0, "u2": 1.0, "backlog": 1.0}
+    specs = [asset("u1", priority=2), asset("u2", priority=2)]
+    world = world_of(*specs, backlog, slots=1, times=times)
+    for name in ("u1", "u2"):
+        steady(world, name, 0.5, 1200)
+    world.run(1199)
+    assert world.starts("backlog")[1] >= 2 * MINUTE  # the first was alone
+    late = [len([at for at in world.starts(name) if at > 600]) for name in ("u1", "u2", "backlog")]
+    assert all(190 <= count <= 210 for count in late), late
+
+
 def test_equal_priorities_take_turns_whatever_their_age() -> None:
     """An asset with a thousand old partitions keeps the one that has just changed waiting once."""
     keys = fr.static([str(n) for n in range(1000)])
