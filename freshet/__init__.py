@@ -35,8 +35,12 @@ from freshet.engine.partitions import (
 )
 from freshet.engine.policies import Policy, changed, cron, eager, manual, max_lag, on_missing
 from freshet.engine.project import Project
+from freshet.engine.stores.duckdb import DuckDBStore
+from freshet.engine.stores.formats import Format
 from freshet.engine.stores.local import LocalStore
 from freshet.engine.stores.memory import MemoryStore
+from freshet.engine.stores.objects import ObjectStore
+from freshet.engine.stores.sqlite import SqliteStore
 from freshet.engine.table_checks import (
     accepted_values,
     conforms,
@@ -64,12 +68,15 @@ __all__ = [
     "CheckResult",
     "Context",
     "DefinitionError",
+    "DuckDBStore",
     "Fatal",
+    "Format",
     "FreshetError",
     "Input",
     "LocalStore",
     "MemoryStore",
     "MultiAsset",
+    "ObjectStore",
     "Out",
     "Output",
     "Policy",
@@ -80,6 +87,7 @@ __all__ = [
     "SensorError",
     "Settlement",
     "Source",
+    "SqliteStore",
     "Window",
     "accepted_values",
     "all_partitions",

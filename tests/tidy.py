@@ -128,8 +128,14 @@ LAYERS = (
             "engine.stores.formats",
             "engine.stores.landing",
             "engine.stores.payloads",
+            "engine.stores.retention",
+            "engine.stores.names",
+            "engine.stores.blobs",
             "engine.stores.memory",
             "engine.stores.local",
+            "engine.stores.rows",
+            "engine.stores.sqlite",
+            "engine.stores.duckdb",
             "sensors.sensor",
             "sensors.admission",
             "sensors.versions",
@@ -152,6 +158,7 @@ LAYERS = (
             "sensors.pattern",
             "sensors.object_store",
             "sensors.objects",
+            "engine.stores.objects",
             "sensors.landing.rules",
             "sensors.landing.mounts",
             "sensors.landing.entries",
@@ -259,7 +266,9 @@ IMPURE = frozenset(
 )
 IMPURE_CALLS = {"now", "today", "utcnow"}  # of datetime and date, however they were imported
 IMPURE_BUILTINS = {"open", "print", "input"}
-OPTIONAL = {"aiokafka", "narwhals", "obstore", "polars", "pandas", "pyarrow", "uvloop"}  # extras
+OPTIONAL = frozenset(  # extras
+    "aiokafka duckdb narwhals obstore polars pandas pyarrow uvloop".split()
+)
 VAGUE_FILES = {"utils", "helpers", "common"}
 VAGUE_CLASS = re.compile(r"Manager|Handler|Service(?![a-z])|^Base(?![a-z])")
 BROAD = {"Exception", "BaseException"}
