@@ -24,9 +24,11 @@ from freshet.engine.intents import Intents
 from freshet.engine.loop import Loop
 from freshet.engine.project import Project
 from freshet.engine.recovery import recover
-from freshet.engine.socket import serve
+from freshet.engine.rollback import Restorer, RollbackQuestion, RolledBackTo, roll_back
+from freshet.engine.socket import Answers, serve
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.stores.payloads import Payloads
+from freshet.engine.stores.store import Store
 from freshet.engine.supervisor import supervise
 from freshet.engine.sweep import keep_sweeping
 from freshet.engine.valves import Valves
@@ -150,19 +152,19 @@ async def daemon(
             intents=intents,
         )
         valves = Valves((sensor.name for sensor in project.sensors), view.pauses)
-        loop.listeners.append(valves.heed)
         checkpointing = Checkpointing(state / STREAM_FILE)
-        loop.listeners.append(checkpointing.heed)
+        restorer = Restorer(view, stream, project.store, loop.readers)
+        loop.listeners += [valves.heed, checkpointing.heed, restorer.heed]
         async with anyio.create_task_group() as tasks:
             running = Daemon(stream, loop, tasks, clock)
             listening = anyio.Event()
-            tasks.start_soon(
-                lambda: serve(state, stream, running.status, ready=listening), name="socket"
-            )
+            answers = Answers(running.status, partial(_roll_back, running, project.store))
+            tasks.start_soon(lambda: serve(state, stream, answers, ready=listening), name="socket")
             await listening.wait()
             tasks.start_soon(loop.run, name="loop")
             tasks.start_soon(checkpointing.run, name="checkpoints")
             tasks.start_soon(keep_sweeping, loop, stream, name="sweep")
+            tasks.start_soon(restorer.run, name="restorer")
             for sensor in project.sensors if sensors else ():
                 pulse = running.pulses[sensor.name] = Pulse()
                 watched = partial(
@@ -191,6 +193,14 @@ async def _leave(running: Daemon, state: Path) -> None:
     if running.view.position > position_of(state / CHECKPOINT) + WORTH_SAVING:
         with suppress(OSError):
             await save(running.view, running.stream, state / CHECKPOINT)
+
+
+async def _roll_back(
+    running: Daemon, store: Store, question: RollbackQuestion, actor: str | None, key: str | None
+) -> RolledBackTo:
+    return await roll_back(
+        running.stream, lambda: running.view, store, question, actor=actor, key=key
+    )
 
 
 async def obey_signals(running: Daemon) -> None:

@@ -64,6 +64,22 @@ class Materialized(Event, frozen=True, tag="Materialized"):
     absorbed: Absorbed | None = None
 
 
+class RolledBack(Event, frozen=True, tag="RolledBack"):
+    """A person made an earlier version of an asset partition the current one: that which the event
+    at `version_at` stated, with the run, code, inputs and metadata it had.
+    """
+
+    asset: AssetKey
+    partition: PartitionKey = WHOLE
+    data_version: str = ""
+    version_at: int = 0
+    reason: str = ""
+    run: int = 0
+    code_version: str = ""
+    inputs: tuple[Input, ...] = ()
+    metadata: dict[str, Plain] = {}
+
+
 class CheckEvaluated(Event, frozen=True, tag="CheckEvaluated"):
     """A check looked at a value of an asset partition: at what run `run` was about to publish, or,
     without a run, at the version that is there. `message` says what is wrong.
@@ -363,7 +379,7 @@ class Unknown(msgspec.Struct, frozen=True):
 
 # fmt: off
 AnyEvent = (
-    GraphDeployed | SourceChanged | Observed | Materialized | CheckEvaluated
+    GraphDeployed | SourceChanged | Observed | Materialized | RolledBack | CheckEvaluated
     | RunStarted | RunSucceeded | RunFailed | RunDelayed | RunCancelled | RunAbandoned
     | ResultRefused | JobSubmitted
     | Demanded | FellDue | DemandCancelled | Invalidated | PartitionsAdded | PartitionsRemoved

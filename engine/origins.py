@@ -21,6 +21,7 @@ from freshet.engine.events import (
     Paused,
     ResultRefused,
     Resumed,
+    RolledBack,
     RunAbandoned,
     RunCancelled,
     RunDelayed,
@@ -39,7 +40,7 @@ def subject_of(event: AnyEvent | Unknown) -> str:
     """What the event is about: asset, `asset@partition`, sensor or scope; indexed in the stream."""
     # fmt: off
     match event:
-        case (SourceChanged() | Observed() | Materialized() | CheckEvaluated()
+        case (SourceChanged() | Observed() | Materialized() | RolledBack() | CheckEvaluated()
               | FreshnessAtRisk() | FreshnessBreached() | FreshnessRestored()):
             return f"{event.asset}@{event.partition}" if event.partition else event.asset
         case (RunStarted(targets=targets) | Demanded(targets=targets) | FellDue(targets=targets)
@@ -85,6 +86,8 @@ def cause_of(event: AnyEvent | Unknown) -> int | None:
             return run or None
         case DemandCancelled(demand=demand):
             return demand or None
+        case RolledBack(version_at=version_at):
+            return version_at or None
         case Resumed(pause=pause):
             return pause or None
         case FreshnessAtRisk(owed=owed) | FreshnessBreached(owed=owed):

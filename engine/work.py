@@ -27,6 +27,7 @@ from freshet.engine.publishing import (
     publish,
     stage,
 )
+from freshet.engine.readers import Readers
 from freshet.engine.readings import Taken, arguments_of
 from freshet.engine.signatures import element_annotation, without_none
 from freshet.engine.stores.landing import InputChangedError, still_the_same
@@ -59,6 +60,8 @@ class Work(msgspec.Struct, frozen=True):
     intents: Intents | None = None
     submitted: Callable[[str], Awaitable[None]] | None = None
     """Records the job that does the work elsewhere."""
+    readers: Readers | None = None
+    """Who may be reading what it supersedes."""
 
     @property
     def newest_read(self) -> int:
@@ -178,7 +181,12 @@ class Work(msgspec.Struct, frozen=True):
             return failed
         made = [self._materialized(n, draft) for n in range(len(draft.outputs))]
         late = publish(self.store, draft, permit, partial(self._announce, draft, [*found, *made]))
-        return late or [*found, *made]
+        if late is not None:
+            return late
+        for staged in draft.staged:
+            if staged is not None and self.readers is not None:
+                self.readers.collect(self.store, staged.target)
+        return [*found, *made]
 
     def _announce(self, draft: Draft, events: Sequence[CheckEvaluated | Materialized]) -> None:
         """Write down what is about to be published."""

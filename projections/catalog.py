@@ -11,6 +11,7 @@ from freshet.engine.events import (
     Materialized,
     Observed,
     Recorded,
+    RolledBack,
     RunAbandoned,
     RunCancelled,
     RunFailed,
@@ -18,7 +19,7 @@ from freshet.engine.events import (
     RunSucceeded,
     SourceChanged,
 )
-from freshet.engine.keys import AssetKey
+from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.parts import Input
 from freshet.engine.specs import AssetSpec, Plain
 
@@ -38,7 +39,9 @@ class Version(msgspec.Struct, frozen=True, omit_defaults=True):
     def of(cls, recorded: Recorded | None) -> "Version | None":
         """The version an event states; None if it states none."""
         match recorded:
-            case Recorded(position=position, recorded_at=at, event=Materialized() as made):
+            case Recorded(
+                position=position, recorded_at=at, event=Materialized() | RolledBack() as made
+            ):
                 return cls(
                     made.data_version,
                     position,
@@ -66,6 +69,8 @@ class Catalog:
         self.deployed_at = 0
         self.materializations = 0
         self.changes = 0
+        self.rolled_back: dict[AssetPartition, int] = {}
+        """Who was rolled back, where, and not built since."""
         self._live: set[int] = set()
 
     def apply(self, recorded: Recorded) -> None:
@@ -74,6 +79,9 @@ class Catalog:
                 if event.run not in self._live:
                     return  # a late result: history, but no news
                 self.materializations += 1
+                self.rolled_back.pop(AssetPartition(event.asset, event.partition), None)
+            case RolledBack() as event:
+                self.rolled_back[AssetPartition(event.asset, event.partition)] = recorded.position
             case SourceChanged() | Observed():
                 self.changes += 1
             case RunStarted():

@@ -33,6 +33,7 @@ from freshet.engine.events import (
     Recorded,
     ResultRefused,
     Resumed,
+    RolledBack,
     RunCancelled,
     RunDelayed,
     RunFailed,
@@ -141,6 +142,11 @@ def describe(recorded: Recorded) -> str:
             read = event.absorbed
             of = f" from {read.count} change{'s' * (read.count != 1)}" if read is not None else ""
             return f"{subject} materialized as {short(event.data_version)}{of} by run {event.run}"
+        case RolledBack():
+            by = f" by {recorded.actor}" if recorded.actor else ""
+            return f"{subject} rolled back to {short(event.data_version)}{by}" + (
+                f": {event.reason}" if event.reason else ""
+            )
         case RunStarted():
             attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
             names = tuple(AssetPartition(one.asset, one.partition) for one in event.targets)
@@ -337,6 +343,8 @@ def _made(position: int, depth: int, steps: list[Step]) -> Asking:
         return
     steps.append(Step(depth, position, describe(found)))
     event = found.event
+    if isinstance(event, RolledBack):
+        yield from _made(event.version_at, depth + 1, steps)
     if not isinstance(event, Materialized) or depth >= MAX_DEPTH:
         return
     started = yield event.run

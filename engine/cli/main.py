@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "materialize": ("write", "Ask for assets to be built, whether they owe or not."),
     "cancel": ("write", "Stop what is running; the same inputs are not tried again."),
     "invalidate": ("write", "Declare values wrong: they are built anew."),
+    "versions": ("versions", "Which versions there were, and which of them are kept."),
+    "rollback": ("versions", "Make an earlier version the current one."),
     "backfill": ("backfill", "Build many partitions anew, beside what changes."),
     "backfills": ("backfill", "How far each backfill is; take one back."),
     "partitions": ("backfill", "Add or remove partitions by name."),
