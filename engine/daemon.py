@@ -22,6 +22,7 @@ from freshet.engine.clock import SteadyClock
 from freshet.engine.events import EngineStopped
 from freshet.engine.intents import Intents
 from freshet.engine.loop import Loop
+from freshet.engine.orphans import Undertaker
 from freshet.engine.project import Project
 from freshet.engine.recovery import recover
 from freshet.engine.rollback import Restorer, RollbackQuestion, RolledBackTo, roll_back
@@ -154,7 +155,8 @@ async def daemon(
         valves = Valves((sensor.name for sensor in project.sensors), view.pauses)
         checkpointing = Checkpointing(state / STREAM_FILE)
         restorer = Restorer(view, stream, project.store, loop.readers)
-        loop.listeners += [valves.heed, checkpointing.heed, restorer.heed]
+        undertaker = Undertaker(project.on_removed, view, stream, project.store)
+        loop.listeners += [valves.heed, checkpointing.heed, restorer.heed, undertaker.heed]
         async with anyio.create_task_group() as tasks:
             running = Daemon(stream, loop, tasks, clock)
             listening = anyio.Event()
@@ -165,6 +167,7 @@ async def daemon(
             tasks.start_soon(checkpointing.run, name="checkpoints")
             tasks.start_soon(keep_sweeping, loop, stream, name="sweep")
             tasks.start_soon(restorer.run, name="restorer")
+            tasks.start_soon(undertaker.run, name="orphans")
             for sensor in project.sensors if sensors else ():
                 pulse = running.pulses[sensor.name] = Pulse()
                 watched = partial(

@@ -27,6 +27,15 @@ class GraphDeployed(Event, frozen=True, tag="GraphDeployed"):
     assets: tuple[AssetSpec, ...]
 
 
+class OrphanHandled(Event, frozen=True, tag="OrphanHandled"):
+    """The hook of the project is told that an asset which was built is not defined any more, since
+    the deployment at `removed_at`; recorded before, so that it is told once at most.
+    """
+
+    asset: AssetKey
+    removed_at: int = 0
+
+
 # --- versions ---------------------------------------------------------------------------------
 
 
@@ -379,7 +388,8 @@ class Unknown(msgspec.Struct, frozen=True):
 
 # fmt: off
 AnyEvent = (
-    GraphDeployed | SourceChanged | Observed | Materialized | RolledBack | CheckEvaluated
+    GraphDeployed | OrphanHandled
+    | SourceChanged | Observed | Materialized | RolledBack | CheckEvaluated
     | RunStarted | RunSucceeded | RunFailed | RunDelayed | RunCancelled | RunAbandoned
     | ResultRefused | JobSubmitted
     | Demanded | FellDue | DemandCancelled | Invalidated | PartitionsAdded | PartitionsRemoved

@@ -16,6 +16,7 @@ from freshet.engine.events import (
     MessageRejected,
     MessageSettled,
     Observed,
+    OrphanHandled,
     PartitionsAdded,
     PartitionsRemoved,
     Paused,
@@ -51,7 +52,8 @@ def subject_of(event: AnyEvent | Unknown) -> str:
               | RunCancelled(run=run) | RunAbandoned(run=run)
               | ResultRefused(run=run) | JobSubmitted(run=run)):
             return f"run {run}"
-        case PartitionsAdded(asset=asset) | PartitionsRemoved(asset=asset):
+        case (PartitionsAdded(asset=asset) | PartitionsRemoved(asset=asset)
+              | OrphanHandled(asset=asset)):
             return asset
         case (CursorMoved(sensor=name) | SensorFailed(sensor=name) | SensorRecovered(sensor=name)
               | MessageRejected(sensor=name) | MessageSettled(sensor=name)):
@@ -86,8 +88,8 @@ def cause_of(event: AnyEvent | Unknown) -> int | None:
             return run or None
         case DemandCancelled(demand=demand):
             return demand or None
-        case RolledBack(version_at=version_at):
-            return version_at or None
+        case RolledBack(version_at=position) | OrphanHandled(removed_at=position):
+            return position or None
         case Resumed(pause=pause):
             return pause or None
         case FreshnessAtRisk(owed=owed) | FreshnessBreached(owed=owed):

@@ -7,10 +7,12 @@ from freshet.engine.checks import Check, checks_by_asset
 from freshet.engine.definitions import Definitions
 from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.multi import MultiAsset, flattened
+from freshet.engine.orphans import OnRemoved
 from freshet.engine.policies import Eager, Policy, check_policy
 from freshet.engine.resolution import resolve
 from freshet.engine.specs import GROUP, Dependency
 from freshet.engine.stores.local import LocalStore
+from freshet.engine.stores.router import Router
 from freshet.engine.stores.store import Store
 from freshet.sensors.plugins import check_sensor
 from freshet.sensors.sensor import Sensor
@@ -26,9 +28,11 @@ class Project:
 
     `assets` are assets, multi-assets and sources, `checks` what their values have to pass;
     `freshness` is the policy of assets that name none, and `group_freshness` that of those in a
-    group; `slots` is how many runs may be alive at once, `group_limits` how many of those may be of
-    assets of a group, and `pools` how much of each pool they may take together. Raises
-    DefinitionError naming asset and file.
+    group; `stores` are those that assets name (`store=`), by name, and `store` has the values of
+    all others; `slots` is how many runs may be alive at once, `group_limits` how many of those may
+    be of assets of a group, and `pools` how much of each pool they may take together. `on_removed`
+    is called, once at most, with each asset that was built and is not defined any more (an
+    `Orphan`); without it nothing is ever deleted. Raises DefinitionError naming asset and file.
     """
 
     def __init__(
@@ -38,11 +42,13 @@ class Project:
         checks: Sequence[Check] = (),
         sensors: Sequence[Sensor] = (),
         store: Store | None = None,
+        stores: Mapping[str, Store] | None = None,
         freshness: Policy | None = None,
         group_freshness: Mapping[str, Policy] | None = None,
         slots: int = DEFAULT_SLOTS,
         pools: Mapping[str, int] | None = None,
         group_limits: Mapping[str, int] | None = None,
+        on_removed: OnRemoved | None = None,
     ) -> None:
         if slots < 1:
             raise DefinitionError(f"slots={slots}: nothing could ever run", hint="use 1 or more")
@@ -64,8 +70,9 @@ class Project:
         _check_groups("group_freshness", by_group, {spec.group for spec in specs})
         _check_groups("group_limits", limits, {s.group for s in specs if not s.is_source})
         self.sensors = tuple(sensors)
-        self.store: Store = store if store is not None else LocalStore("data")
+        self.store = self._routed(store if store is not None else LocalStore("data"), stores or {})
         self.slots = slots
+        self.on_removed = on_removed
         self._check_sensors()
         for asset in self.assets.values():
             _check_payloads(asset, self.graph.specs[asset.key].deps, self.sensors)
@@ -74,6 +81,20 @@ class Project:
     def definitions(self) -> Definitions:
         """What a loop works with."""
         return Definitions(self.assets, self.store, self.checks)
+
+    def _routed(self, default: Store, stores: Mapping[str, Store]) -> Store:
+        """One store for all assets, which asks the one that each of them names."""
+        names = {asset.key: asset.spec.store for asset in self.assets.values() if asset.spec.store}
+        for key, name in names.items():
+            if name not in stores:
+                known = ", ".join(sorted(stores)) or "none"
+                raise DefinitionError(
+                    f"asset '{key}' names the store '{name}', which the project does not have"
+                    f" ({self.assets[key].where})",
+                    cause=f"Project(stores=...) has {known}",
+                    hint=did_you_mean(name, stores) or f'Project(..., stores={{"{name}": ...}})',
+                )
+        return Router(default, stores, names) if stores else default
 
     def _check_sensors(self) -> None:
         names: set[str] = set()

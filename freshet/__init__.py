@@ -23,6 +23,7 @@ from freshet.engine.mappings import (
     trailing,
 )
 from freshet.engine.multi import MultiAsset, Out, multi_asset
+from freshet.engine.orphans import Orphan
 from freshet.engine.partitions import (
     cron_windows,
     daily,
@@ -77,6 +78,7 @@ __all__ = [
     "MemoryStore",
     "MultiAsset",
     "ObjectStore",
+    "Orphan",
     "Out",
     "Output",
     "Policy",

@@ -10,6 +10,7 @@ from freshet.engine.events import (
     GraphDeployed,
     Materialized,
     Observed,
+    OrphanHandled,
     Recorded,
     RolledBack,
     RunAbandoned,
@@ -65,6 +66,10 @@ class Catalog:
     def __init__(self) -> None:
         self.definitions: dict[AssetKey, AssetSpec] = {}
         self.removed: dict[AssetKey, AssetSpec] = {}
+        self.removed_at: dict[AssetKey, int] = {}
+        """Where the deployment stands that removed it."""
+        self.handled: dict[AssetKey, int] = {}
+        """Of the removed ones, where the project's hook was told."""
         self.digest = ""
         self.deployed_at = 0
         self.materializations = 0
@@ -72,6 +77,15 @@ class Catalog:
         self.rolled_back: dict[AssetPartition, int] = {}
         """Who was rolled back, where, and not built since."""
         self._live: set[int] = set()
+
+    @property
+    def unhandled(self) -> list[AssetKey]:
+        """The removed assets, without sources, of which no hook was told."""
+        return [
+            key
+            for key, spec in self.removed.items()
+            if not spec.is_source and key not in self.handled
+        ]
 
     def apply(self, recorded: Recorded) -> None:
         match recorded.event:
@@ -92,8 +106,14 @@ class Catalog:
                 self.removed = {
                     key: spec for key, spec in gone.items() if key not in self.definitions
                 }
+                self.removed_at = {
+                    key: self.removed_at.get(key, recorded.position) for key in self.removed
+                }
+                self.handled = {key: at for key, at in self.handled.items() if key in self.removed}
                 self.digest = digest
                 self.deployed_at = recorded.position
+            case OrphanHandled(asset=asset) if asset in self.removed:
+                self.handled[asset] = recorded.position
             case (
                 RunSucceeded(run=run)
                 | RunFailed(run=run)

@@ -27,6 +27,7 @@ from freshet.engine.events import (
     MessageRejected,
     MessageSettled,
     Observed,
+    OrphanHandled,
     PartitionsAdded,
     PartitionsRemoved,
     Paused,
@@ -142,11 +143,9 @@ def describe(recorded: Recorded) -> str:
             read = event.absorbed
             of = f" from {read.count} change{'s' * (read.count != 1)}" if read is not None else ""
             return f"{subject} materialized as {short(event.data_version)}{of} by run {event.run}"
-        case RolledBack():
+        case RolledBack(data_version=to, reason=why):
             by = f" by {recorded.actor}" if recorded.actor else ""
-            return f"{subject} rolled back to {short(event.data_version)}{by}" + (
-                f": {event.reason}" if event.reason else ""
-            )
+            return f"{subject} rolled back to {short(to)}{by}" + (f": {why}" if why else "")
         case RunStarted():
             attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
             names = tuple(AssetPartition(one.asset, one.partition) for one in event.targets)
@@ -172,6 +171,8 @@ def describe(recorded: Recorded) -> str:
             return f"{subject} keeps {promise} again"
         case GraphDeployed(digest=digest, assets=assets):
             return f"{counted(len(assets), 'definition')} deployed (digest {short(digest)})"
+        case OrphanHandled():
+            return f"on_removed was told of {subject}, which is no longer defined"
         case Paused(scope=scope, reason=reason) | Resumed(scope=scope, reason=reason):
             verb = "paused" if isinstance(event, Paused) else "resumed"
             by = f" by {recorded.actor}" if recorded.actor else ""

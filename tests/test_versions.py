@@ -263,8 +263,7 @@ async def test_a_live_run_loads_what_it_was_started_with_however_many_came_since
         read.extend(part[key] for key in part)
         return "".join(read)
 
-    async with engine(RAW, part, reader) as e:
-        e.store.__init__(keep=1)  # type: ignore[misc]  # the engine's own store, but of one version
+    async with engine(RAW, part, reader, store=fr.MemoryStore(keep=1)) as e:
         await e.change("raw", "1")
         await e.quiet()
         await e.demand("reader")

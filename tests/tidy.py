@@ -109,6 +109,7 @@ LAYERS = (
             "projections.audit",
             "projections.provenance",
             "projections.editions",
+            "projections.orphans",
         ),
     ),
     Layer("4 decision", True, ("engine.turns", "engine.reactor")),
@@ -134,6 +135,7 @@ LAYERS = (
             "engine.stores.blobs",
             "engine.stores.memory",
             "engine.stores.local",
+            "engine.stores.router",
             "engine.stores.rows",
             "engine.stores.sqlite",
             "engine.stores.duckdb",
@@ -181,6 +183,7 @@ LAYERS = (
         (
             "engine.context",
             "engine.definitions",
+            "engine.orphans",
             "engine.project",
             "engine.executors.invoke",
             "engine.persist",

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("write", "Stop what is running; the same inputs are not tried again."),
     "invalidate": ("write", "Declare values wrong: they are built anew."),
     "versions": ("versions", "Which versions there were, and which of them are kept."),
+    "orphans": ("versions", "What was built and is not defined any more."),
     "rollback": ("versions", "Make an earlier version the current one."),
     "backfill": ("backfill", "Build many partitions anew, beside what changes."),
     "backfills": ("backfill", "How far each backfill is; take one back."),

@@ -22,6 +22,7 @@ from freshet.engine.cli.state import (
     user,
     view_of,
 )
+from freshet.engine.counts import counted
 from freshet.engine.errors import InUseError, RequestError
 from freshet.engine.keys import AssetPartition, parse_asset_partition
 from freshet.engine.project import Project
@@ -30,6 +31,7 @@ from freshet.engine.socket import Request, ask_rollback
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.target import load_project
 from freshet.projections.editions import VersionRow, version_rows
+from freshet.projections.orphans import OrphanRow, orphan_rows
 from freshet.projections.view import View
 from freshet.projections.why import short
 
@@ -89,6 +91,32 @@ def rollback(
         name = AssetPartition(found.asset, found.partition)
         said = f"{name} is {short(found.data_version)} already: nothing to do"
         click.echo(said, err=True)
+
+
+@click.command()
+@state_option
+@json_option
+def orphans(state: Path, as_json: bool) -> None:
+    """What was built and is not defined any more, since when, and whether a hook was told.
+
+    Its values stay where they are, and its history too, unless `on_removed` of the project deletes
+    them.
+    """
+    rows = run_async(_orphans, state)
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        parts = f" ({counted(len(row.partitions), 'partition')})" if any(row.partitions) else ""
+        told = f"; on_removed was told [{row.handled_at}]" if row.handled_at else ""
+        click.echo(f"{row.asset}{parts}: not defined since [{row.removed_at}]{told}")
+    if not rows:
+        click.echo("no orphans: all that was ever built is defined", err=True)
+
+
+async def _orphans(state: Path) -> list[OrphanRow]:
+    async with reader(state) as stream:
+        return orphan_rows(await view_of(stream))
 
 
 async def _rows(state: Path, target: AssetPartition, project: Project | None) -> list[VersionRow]:
