@@ -9,9 +9,11 @@ import anyio
 import pytest
 
 import freshet as fr
+from freshet.engine.errors import StoreError
 from freshet.engine.events import Materialized, RolledBack
 from freshet.engine.keys import AssetPartition
-from freshet.engine.rollback import RollbackQuestion, roll_back
+from freshet.engine.readers import Readers
+from freshet.engine.rollback import Restorer, RollbackQuestion, roll_back
 from tests.engine import Engine, engine
 from tests.test_cli import PATIENCE_S, Place
 
@@ -455,3 +457,91 @@ def test_events_tell_of_a_rollback() -> None:
     event = RolledBack("made", "x", "0123456789abcdef", 7, "wrong")
     said = describe(Recorded(9, 0, event, actor="cli:somebody"))
     assert said == "made@x rolled back to 01234567 by cli:somebody: wrong"
+
+
+def test_what_may_have_been_superseded_before_a_run_began_is_kept_for_it_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a run that was alive when it began, as the end of that was not folded yet; but nothing
+    that is older than those runs; nor is what is to be restored collected.
+    """
+    now = [0]
+    monkeypatch.setattr("freshet.engine.readers.now_us", lambda: now[0])
+    readers = Readers()
+    seen = []
+    for at, call, run in [(10, "begin", 1), (20, "begin", 2), (30, "end", 1), (40, "begin", 3)]:
+        now[0] = at
+        getattr(readers, call)(run)
+        seen.append(readers.since)
+    assert seen == [10, 10, 10, 10]
+    readers.end(2)
+    assert readers.since == 20  # where run 2 began, which may have published before run 3 began
+    readers.end(3)
+    now[0] = 50
+    assert readers.since == 50
+    store, target = fr.MemoryStore(keep=1), AssetPartition("a")
+    for run in (1, 2):
+        store.publish(store.stage(target, run, str(run)))
+    now[0] = 1 << 62
+    readers.hold(target)
+    readers.collect(store, target)
+    assert len(store.versions(target)) == 2
+    readers.release(target)
+    readers.collect(store, target)
+    assert len(store.versions(target)) == 1
+
+
+async def test_versions_that_cannot_be_collected_fail_no_run() -> None:
+    """What was published is published; that old versions stay is said in the log."""
+
+    class Stuck(fr.MemoryStore):
+        def collect(self, target: AssetPartition, before_us: int) -> None:
+            raise StoreError("stuck")
+
+    async with engine(RAW, made, store=Stuck()) as e:
+        await e.change("raw", "1")
+        await e.quiet()
+        assert e.status("made").state == "fresh"
+        assert await value(e, "made") == "made of 1"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_people_look_at_follows_though_a_run_began_meanwhile(fails: bool) -> None:
+    """Restored once nothing of it runs: what is current in the stream then, be it the rollback's
+    version or that of the run.
+    """
+    gate, began = anyio.Event(), anyio.Event()
+
+    @fr.asset(key="made")
+    async def slow(raw: str) -> str:
+        if raw == "3":
+            began.set()
+            await gate.wait()
+            if fails:
+                raise ValueError("3")
+        return f"made of {raw}"
+
+    async with engine(RAW, slow) as e:
+        for version in ("1", "2"):
+            await e.change("raw", version)
+            await e.quiet()
+        target = AssetPartition("made")
+        first = e.store.versions(target)[1].data_version
+        restorer = Restorer(e.view, e.stream, e.store, e.loop.readers)
+        e.loop.listeners.append(restorer.heed)
+        await back(e, "made", first)
+        await e.change("raw", "3")
+        await began.wait()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(restorer.run)
+            await anyio.wait_all_tasks_blocked()
+            assert e.store.versions(target)[0].data_version != first
+            gate.set()
+            await e.settled()
+            with anyio.fail_after(PATIENCE_S):
+                while restorer._pending:
+                    await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+        current = e.store.versions(target)[0].data_version
+        assert current == await data_version(e, "made")
+        assert (current == first) is fails
