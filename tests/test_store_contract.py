@@ -333,6 +333,18 @@ def test_the_current_value_lies_where_people_look(tmp_path: Path) -> None:
     assert list((tmp_path / ".staged").iterdir()) == []
 
 
+def test_the_current_file_stays_though_another_version_is_newer(tmp_path: Path) -> None:
+    """As after a kill between the two renames of a publish, or one of times by somebody else."""
+    store = fr.LocalStore(tmp_path, keep=1)
+    old, new = put(store, "old"), put(store, "new", run=2)
+    (path,) = tmp_path.glob(f".versions/a/b/*/{old}*")
+    os.utime(path, (2e9, 2e9))
+    put(store, "x", run=3, target=fr.AssetPartition("other"))
+    store.collect(TARGET, END)
+    assert [told(v) for v in store.versions(TARGET)] == [(old, 3, False), (new, 3, True)]
+    assert (tmp_path / "a" / "b" / "2024-01-01.txt").read_text() == "new"
+
+
 @settings(max_examples=200, deadline=None)
 @given(keys=st.sets(st.text(min_size=1, max_size=12), min_size=1, max_size=4))
 def test_odd_partition_keys_have_names_of_their_own_below_the_root(keys: set[str]) -> None:
