@@ -163,11 +163,9 @@ async def daemon(
             answers = Answers(running.status, partial(_roll_back, running, project.store))
             tasks.start_soon(lambda: serve(state, stream, answers, ready=listening), name="socket")
             await listening.wait()
-            tasks.start_soon(loop.run, name="loop")
-            tasks.start_soon(checkpointing.run, name="checkpoints")
+            for part in (loop.run, checkpointing.run, restorer.run, undertaker.run):
+                tasks.start_soon(part, name=part.__qualname__)
             tasks.start_soon(keep_sweeping, loop, stream, name="sweep")
-            tasks.start_soon(restorer.run, name="restorer")
-            tasks.start_soon(undertaker.run, name="orphans")
             for sensor in project.sensors if sensors else ():
                 pulse = running.pulses[sensor.name] = Pulse()
                 watched = partial(

@@ -28,9 +28,7 @@ class GraphDeployed(Event, frozen=True, tag="GraphDeployed"):
 
 
 class OrphanHandled(Event, frozen=True, tag="OrphanHandled"):
-    """The hook of the project is told that an asset which was built is not defined any more, since
-    the deployment at `removed_at`; recorded before, so that it is told once at most.
-    """
+    """The project's hook is about to be told that an asset is not defined since `removed_at`."""
 
     asset: AssetKey
     removed_at: int = 0
@@ -50,9 +48,7 @@ class SourceChanged(Event, frozen=True, tag="SourceChanged"):
 
 
 class Observed(Event, frozen=True, tag="Observed"):
-    """Someone looked at an asset partition that Freshet did not produce just now and saw this
-    version.
-    """
+    """Someone saw this version of an asset partition that Freshet did not produce just now."""
 
     asset: AssetKey
     partition: PartitionKey = WHOLE
@@ -74,9 +70,7 @@ class Materialized(Event, frozen=True, tag="Materialized"):
 
 
 class RolledBack(Event, frozen=True, tag="RolledBack"):
-    """A person made an earlier version of an asset partition the current one: that which the event
-    at `version_at` stated, with the run, code, inputs and metadata it had.
-    """
+    """A person made the version stated at `version_at` the current one, with all it came from."""
 
     asset: AssetKey
     partition: PartitionKey = WHOLE
@@ -255,9 +249,7 @@ class WindowsOpened(Event, frozen=True, tag="WindowsOpened"):
 
 
 class Paused(Event, frozen=True, tag="Paused"):
-    """Nothing is started in this scope (an asset key, `group:x`, `sensor:x`, or `*`) until
-    resumed.
-    """
+    """Nothing starts in this scope (an asset, `group:x`, `sensor:x`, or `*`) until resumed."""
 
     scope: str
     reason: str = ""
