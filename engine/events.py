@@ -163,9 +163,7 @@ class RunCancelled(Event, frozen=True, tag="RunCancelled"):
 
 
 class RunAbandoned(Event, frozen=True, tag="RunAbandoned"):
-    """The run was cut off (crash, forced stop); its debt stands and nothing it made was
-    published. `killed`: the engine had no time to stop in order.
-    """
+    """The run was cut off; its debt stands. `killed`: the engine had no time to stop in order."""
 
     run: int
     reason: str = ""
@@ -180,9 +178,7 @@ class ResultRefused(Event, frozen=True, tag="ResultRefused"):
 
 
 class JobSubmitted(Event, frozen=True, tag="JobSubmitted"):
-    """The run has work done elsewhere, under the name `job` there: should the run be cut off, the
-    next one for the same inputs and code goes on with it.
-    """
+    """The run has work done elsewhere, as `job`: if it is cut off, the next one goes on with it."""
 
     run: int
     job: str = ""
@@ -205,9 +201,7 @@ class Demanded(Event, frozen=True, tag="Demanded"):
 
 
 class FellDue(Event, frozen=True, tag="FellDue"):
-    """By a policy (in words) it is time for these asset partitions to absorb what they owe, and for
-    `pulled`, upstream, because they need it.
-    """
+    """By a policy (in words) these are to absorb what they owe, and `pulled` upstream for them."""
 
     targets: tuple[AssetPartition, ...]
     policy: str = ""
@@ -333,9 +327,7 @@ class FreshnessAtRisk(Event, frozen=True, tag="FreshnessAtRisk"):
 
 
 class FreshnessBreached(Event, frozen=True, tag="FreshnessBreached"):
-    """An asset partition is further behind than its policy promises; `owed` is the change
-    it lacks.
-    """
+    """An asset partition is further behind than promised; `owed` is the change it lacks."""
 
     asset: AssetKey
     partition: PartitionKey = WHOLE
