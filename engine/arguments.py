@@ -35,6 +35,21 @@ def check_silent(spec: AssetSpec, where: str) -> None:
         )
 
 
+def check_declared(
+    name: AssetKey,
+    retries: int,
+    partitions: Partitions | None,
+    batch: int,
+    max_changes: int | None,
+    where: str,
+) -> None:
+    """Whether the numbers of an asset make sense, by themselves and together."""
+    check_retries(name, retries, where)
+    check_partitions(name, partitions, where)
+    check_batch(name, batch, partitions, where)
+    check_max_changes(name, max_changes, where)
+
+
 def check_partitions(name: AssetKey, partitions: object, where: str) -> None:
     if not isinstance(partitions, Partitions | None):
         raise DefinitionError(
@@ -201,3 +216,13 @@ def plain(values: Mapping[str, Plain], key: AssetKey) -> dict[str, Plain]:
                 hint="metadata values are text, numbers, true/false or none",
             )
     return dict(values)
+
+
+def store_name(key: AssetKey, store: str, where: str) -> str:
+    """The name of a store, as it is given. Raises DefinitionError for a store itself."""
+    if not isinstance(store, str):
+        raise DefinitionError(
+            f"asset '{key}': store={store!r} is no name ({where})",
+            hint='Project(..., stores={"warehouse": ...}) gives it the name store="warehouse"',
+        )
+    return store

@@ -6,12 +6,11 @@ from functools import cached_property
 from typing import Any, NamedTuple, overload
 
 from freshet.engine.arguments import (
-    check_batch,
-    check_max_changes,
+    check_declared,
     check_partitions,
-    check_retries,
     plain,
     shares,
+    store_name,
     texts,
     timeout_ms,
 )
@@ -146,6 +145,7 @@ def asset(
     batch: int = 1,
     max_changes: int | None = None,
     pools: str | Sequence[str] | Mapping[str, int] = (),
+    store: str = "",
     group: str = "default",
     tags: Mapping[str, str] | None = None,
     owners: Sequence[str] = (),
@@ -171,6 +171,7 @@ def asset(
     batch: int = 1,
     max_changes: int | None = None,
     pools: str | Sequence[str] | Mapping[str, int] = (),
+    store: str = "",
     group: str = "default",
     tags: Mapping[str, str] | None = None,
     owners: Sequence[str] = (),
@@ -188,24 +189,21 @@ def asset(
     to n partitions: the function returns a dict of partition key to value. A parameter annotated
     `fr.Changes` receives changes, each in one successful run, at most `max_changes` (1,000) at a
     time: those of the source it names, else those of all sources in `deps`. A run takes of each of
-    `pools` a share of 1, or the weight that is given, and waits until there is room. Durations are
-    seconds or text like "15m". The rest is for people. Raises DefinitionError naming asset and
-    file.
+    `pools` a share of 1, or the weight that is given, and waits until there is room. `store` names
+    one of the project's `stores`; moved to another one, it is built anew. Durations are seconds or
+    text like "15m". The rest is for people. Raises DefinitionError naming asset and file.
     """
 
     def declare(function: Callable[..., Any]) -> Asset:
         name = asset_key(key if key is not None else getattr(function, "__name__", "?"))
         where = place_of(function)
-        check_retries(name, retries, where)
-        check_partitions(name, partitions, where)
-        check_batch(name, batch, partitions, where)
-        check_max_changes(name, max_changes, where)
+        check_declared(name, retries, partitions, batch, max_changes, where)
         spec = AssetSpec(
             name,
             "asset",
             partitions=partitions,
             policy=freshness if freshness is not None else AssetSpec("x").policy,
-            code_version=code_version if code_version is not None else derived_version(function),
+            code_version=_version_of(function, code_version, store),
             retries=retries,
             retry_delay_ms=parse_duration_ms(retry_delay, f"asset '{name}': retry_delay"),
             timeout_ms=timeout_ms(name, timeout, where),
@@ -218,6 +216,7 @@ def asset(
             description=inspect.getdoc(function) or "" if description is None else description,
             metadata=plain(metadata or {}, name),
             pools=shares(name, pools, where),
+            store=store_name(name, store, where),
             config=config_of(function),
         )
         return Asset(
@@ -225,6 +224,14 @@ def asset(
         )
 
     return declare(function) if function is not None else declare
+
+
+def _version_of(function: Callable[..., Any], given: str | None, store: str) -> str:
+    """What a person says it is, or what follows from the code; and where it has its values: to move
+    it is a change of its code.
+    """
+    code = given if given is not None else derived_version(function)
+    return f"{code}@{store}" if store else code
 
 
 def source(

@@ -23,11 +23,14 @@ from freshet.engine.events import EngineStopped
 from freshet.engine.intents import Intents
 from freshet.engine.lending import borrowing
 from freshet.engine.loop import Loop
+from freshet.engine.orphans import Undertaker
 from freshet.engine.project import Project
 from freshet.engine.recovery import recover
-from freshet.engine.socket import serve
+from freshet.engine.rollback import Restorer, RollbackQuestion, RolledBackTo, roll_back
+from freshet.engine.socket import Answers, serve
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.stores.payloads import Payloads
+from freshet.engine.stores.store import Store
 from freshet.engine.supervisor import supervise
 from freshet.engine.sweep import keep_sweeping
 from freshet.engine.valves import Valves
@@ -151,18 +154,18 @@ async def daemon(
             intents=intents,
         )
         valves = Valves((sensor.name for sensor in project.sensors), view.pauses)
-        loop.listeners.append(valves.heed)
         checkpointing = Checkpointing(state / STREAM_FILE)
-        loop.listeners.append(checkpointing.heed)
+        restorer = Restorer(view, stream, project.store, loop.readers)
+        undertaker = Undertaker(project.on_removed, view, stream, project.store)
+        loop.listeners += [valves.heed, checkpointing.heed, restorer.heed, undertaker.heed]
         async with anyio.create_task_group() as tasks:
             running = Daemon(stream, loop, tasks, clock)
             listening = anyio.Event()
-            tasks.start_soon(
-                lambda: serve(state, stream, running.status, ready=listening), name="socket"
-            )
+            answers = Answers(running.status, partial(_roll_back, running, project.store))
+            tasks.start_soon(lambda: serve(state, stream, answers, ready=listening), name="socket")
             await listening.wait()
-            tasks.start_soon(loop.run, name="loop")
-            tasks.start_soon(checkpointing.run, name="checkpoints")
+            for part in (loop.run, checkpointing.run, restorer.run, undertaker.run):
+                tasks.start_soon(part, name=part.__qualname__)
             tasks.start_soon(keep_sweeping, loop, stream, name="sweep")
             for sensor in project.sensors if sensors else ():
                 pulse = running.pulses[sensor.name] = Pulse()
@@ -192,6 +195,14 @@ async def _leave(running: Daemon, state: Path) -> None:
     if running.view.position > position_of(state / CHECKPOINT) + WORTH_SAVING:
         with suppress(OSError):
             await save(running.view, running.stream, state / CHECKPOINT)
+
+
+async def _roll_back(
+    running: Daemon, store: Store, question: RollbackQuestion, actor: str | None, key: str | None
+) -> RolledBackTo:
+    return await roll_back(
+        running.stream, lambda: running.view, store, question, actor=actor, key=key
+    )
 
 
 async def obey_signals(running: Daemon) -> None:

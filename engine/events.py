@@ -27,6 +27,13 @@ class GraphDeployed(Event, frozen=True, tag="GraphDeployed"):
     assets: tuple[AssetSpec, ...]
 
 
+class OrphanHandled(Event, frozen=True, tag="OrphanHandled"):
+    """The project's hook is about to be told that an asset is not defined since `removed_at`."""
+
+    asset: AssetKey
+    removed_at: int = 0
+
+
 # --- versions ---------------------------------------------------------------------------------
 
 
@@ -41,9 +48,7 @@ class SourceChanged(Event, frozen=True, tag="SourceChanged"):
 
 
 class Observed(Event, frozen=True, tag="Observed"):
-    """Someone looked at an asset partition that Freshet did not produce just now and saw this
-    version.
-    """
+    """Someone saw this version of an asset partition that Freshet did not produce just now."""
 
     asset: AssetKey
     partition: PartitionKey = WHOLE
@@ -62,6 +67,20 @@ class Materialized(Event, frozen=True, tag="Materialized"):
     inputs: tuple[Input, ...] = ()
     metadata: dict[str, Plain] = {}
     absorbed: Absorbed | None = None
+
+
+class RolledBack(Event, frozen=True, tag="RolledBack"):
+    """A person made the version stated at `version_at` the current one, with all it came from."""
+
+    asset: AssetKey
+    partition: PartitionKey = WHOLE
+    data_version: str = ""
+    version_at: int = 0
+    reason: str = ""
+    run: int = 0
+    code_version: str = ""
+    inputs: tuple[Input, ...] = ()
+    metadata: dict[str, Plain] = {}
 
 
 class CheckEvaluated(Event, frozen=True, tag="CheckEvaluated"):
@@ -144,9 +163,7 @@ class RunCancelled(Event, frozen=True, tag="RunCancelled"):
 
 
 class RunAbandoned(Event, frozen=True, tag="RunAbandoned"):
-    """The run was cut off (crash, forced stop); its debt stands and nothing it made was
-    published. `killed`: the engine had no time to stop in order.
-    """
+    """The run was cut off; its debt stands. `killed`: the engine had no time to stop in order."""
 
     run: int
     reason: str = ""
@@ -161,9 +178,7 @@ class ResultRefused(Event, frozen=True, tag="ResultRefused"):
 
 
 class JobSubmitted(Event, frozen=True, tag="JobSubmitted"):
-    """The run has work done elsewhere, under the name `job` there: should the run be cut off, the
-    next one for the same inputs and code goes on with it.
-    """
+    """The run has work done elsewhere, as `job`: if it is cut off, the next one goes on with it."""
 
     run: int
     job: str = ""
@@ -186,9 +201,7 @@ class Demanded(Event, frozen=True, tag="Demanded"):
 
 
 class FellDue(Event, frozen=True, tag="FellDue"):
-    """By a policy (in words) it is time for these asset partitions to absorb what they owe, and for
-    `pulled`, upstream, because they need it.
-    """
+    """By a policy (in words) these are to absorb what they owe, and `pulled` upstream for them."""
 
     targets: tuple[AssetPartition, ...]
     policy: str = ""
@@ -230,9 +243,7 @@ class WindowsOpened(Event, frozen=True, tag="WindowsOpened"):
 
 
 class Paused(Event, frozen=True, tag="Paused"):
-    """Nothing is started in this scope (an asset key, `group:x`, `sensor:x`, or `*`) until
-    resumed.
-    """
+    """Nothing starts in this scope (an asset, `group:x`, `sensor:x`, or `*`) until resumed."""
 
     scope: str
     reason: str = ""
@@ -316,9 +327,7 @@ class FreshnessAtRisk(Event, frozen=True, tag="FreshnessAtRisk"):
 
 
 class FreshnessBreached(Event, frozen=True, tag="FreshnessBreached"):
-    """An asset partition is further behind than its policy promises; `owed` is the change
-    it lacks.
-    """
+    """An asset partition is further behind than promised; `owed` is the change it lacks."""
 
     asset: AssetKey
     partition: PartitionKey = WHOLE
@@ -365,7 +374,8 @@ class Unknown(msgspec.Struct, frozen=True):
 
 # fmt: off
 AnyEvent = (
-    GraphDeployed | SourceChanged | Observed | Materialized | CheckEvaluated
+    GraphDeployed | OrphanHandled
+    | SourceChanged | Observed | Materialized | RolledBack | CheckEvaluated
     | RunStarted | RunSucceeded | RunFailed | RunDelayed | RunCancelled | RunAbandoned
     | ResultRefused | JobSubmitted
     | Demanded | FellDue | DemandCancelled | Invalidated | PartitionsAdded | PartitionsRemoved

@@ -9,12 +9,20 @@ import anyio
 from anyio.abc import TaskGroup
 
 from freshet.engine.definitions import Definitions
-from freshet.engine.events import Recorded, RunAbandoned, RunCancelled, RunStarted
+from freshet.engine.events import (
+    Recorded,
+    RunAbandoned,
+    RunCancelled,
+    RunFailed,
+    RunStarted,
+    RunSucceeded,
+)
 from freshet.engine.intents import Intents
 from freshet.engine.lending import Lender
 from freshet.engine.orders import order_of
 from freshet.engine.persist import persist
 from freshet.engine.reactor import decide
+from freshet.engine.readers import Readers
 from freshet.engine.runner import Runner
 from freshet.engine.stores.payloads import Payloads
 from freshet.engine.stream import EventStream
@@ -55,6 +63,7 @@ class Loop:
         self.draining = False
         self.longest_sleep_s = LONGEST_SLEEP_S
         self.listeners: list[Listener] = []
+        self.readers = Readers()
         self._stream = stream
         self._definitions = definitions
         self._slots = slots
@@ -103,6 +112,7 @@ class Loop:
                 intents=self._intents,
                 lender=self.lender,
             )
+            self.runner.readers = self.readers
             tasks.start_soon(self._keep_time)
             await self.act()
             async for batch in self._stream.follow(after=self.view.position):
@@ -134,8 +144,10 @@ class Loop:
             else:
                 lost = order.lost if order is not None else "its target is gone"
                 tasks.start_soon(persist, self._stream, [RunAbandoned(recorded.position, lost)])
-        elif isinstance(event, RunCancelled):
-            self.runner.cancel(event.run)
+        elif isinstance(event, RunSucceeded | RunFailed | RunCancelled | RunAbandoned):
+            self.readers.end(event.run)
+            if isinstance(event, RunCancelled):
+                self.runner.cancel(event.run)
         for listener in self.listeners:
             listener(recorded, self.view)
 

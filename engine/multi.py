@@ -56,6 +56,7 @@ class Options(TypedDict, total=False):
     retry_delay: float | str
     timeout: float | str
     pools: str | Sequence[str] | Mapping[str, int]
+    store: str
     group: str
     tags: Mapping[str, str]
     owners: Sequence[str]

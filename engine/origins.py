@@ -16,11 +16,13 @@ from freshet.engine.events import (
     MessageRejected,
     MessageSettled,
     Observed,
+    OrphanHandled,
     PartitionsAdded,
     PartitionsRemoved,
     Paused,
     ResultRefused,
     Resumed,
+    RolledBack,
     RunAbandoned,
     RunCancelled,
     RunDelayed,
@@ -39,7 +41,7 @@ def subject_of(event: AnyEvent | Unknown) -> str:
     """What the event is about: asset, `asset@partition`, sensor or scope; indexed in the stream."""
     # fmt: off
     match event:
-        case (SourceChanged() | Observed() | Materialized() | CheckEvaluated()
+        case (SourceChanged() | Observed() | Materialized() | RolledBack() | CheckEvaluated()
               | FreshnessAtRisk() | FreshnessBreached() | FreshnessRestored()):
             return f"{event.asset}@{event.partition}" if event.partition else event.asset
         case (RunStarted(targets=targets) | Demanded(targets=targets) | FellDue(targets=targets)
@@ -50,7 +52,8 @@ def subject_of(event: AnyEvent | Unknown) -> str:
               | RunCancelled(run=run) | RunAbandoned(run=run)
               | ResultRefused(run=run) | JobSubmitted(run=run)):
             return f"run {run}"
-        case PartitionsAdded(asset=asset) | PartitionsRemoved(asset=asset):
+        case (PartitionsAdded(asset=asset) | PartitionsRemoved(asset=asset)
+              | OrphanHandled(asset=asset)):
             return asset
         case (CursorMoved(sensor=name) | SensorFailed(sensor=name) | SensorRecovered(sensor=name)
               | MessageRejected(sensor=name) | MessageSettled(sensor=name)):
@@ -85,6 +88,8 @@ def cause_of(event: AnyEvent | Unknown) -> int | None:
             return run or None
         case DemandCancelled(demand=demand):
             return demand or None
+        case RolledBack(version_at=position) | OrphanHandled(removed_at=position):
+            return position or None
         case Resumed(pause=pause):
             return pause or None
         case FreshnessAtRisk(owed=owed) | FreshnessBreached(owed=owed):

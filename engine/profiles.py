@@ -14,10 +14,12 @@ from freshet.sensors.sensor import Sensor
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """What of a project is different under this profile; all else is the project's own.
 
-    `resources` are laid over those of the project, each by its name; the others replace.
+    `resources` and `stores` are laid over those of the project, each by its name; the others
+    replace.
     """
 
     store: Store | None = None
+    stores: Mapping[str, Store] = {}
     resources: Mapping[str, object] = {}
     settings: Any = None
     sensors: Sequence[Sensor] | None = None

@@ -7,12 +7,14 @@ from freshet.engine.checks import Check, checks_by_asset
 from freshet.engine.definitions import Definitions
 from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.multi import MultiAsset, flattened
+from freshet.engine.orphans import OnRemoved
 from freshet.engine.policies import Eager, Policy, check_policy
 from freshet.engine.profiles import Profile, pick
 from freshet.engine.resolution import resolve
 from freshet.engine.resources import SETTINGS, check_objects, declared
 from freshet.engine.specs import GROUP, Dependency
 from freshet.engine.stores.local import LocalStore
+from freshet.engine.stores.router import Router
 from freshet.engine.stores.store import Store
 from freshet.sensors.plugins import check_sensor
 from freshet.sensors.sensor import Borrower, Sensor
@@ -28,11 +30,14 @@ class Project:
 
     `assets` are assets, multi-assets and sources, `checks` what their values have to pass;
     `freshness` is the policy of assets that name none, and `group_freshness` that of those in a
-    group; `slots` is how many runs may be alive at once, `group_limits` how many of those may be of
-    assets of a group, and `pools` how much of each pool they may take together. `resources` are
-    lent to functions that name them as parameters, and so are `settings`. `profiles` say what is
-    different in which surroundings; `profile` is the name of the one that is in force: the one
-    chosen by FRESHET_PROFILE, or the first. Raises DefinitionError naming asset and file.
+    group; `stores` are those that assets name (`store=`), by name, and `store` has the values of
+    all others; `slots` is how many runs may be alive at once, `group_limits` how many of those may
+    be of assets of a group, and `pools` how much of each pool they may take together. `on_removed`
+    is called, once at most, with each asset that was built and is not defined any more (an
+    `Orphan`); without it nothing is ever deleted. `resources` are lent to functions that name them
+    as parameters, and so are `settings`. `profiles` say what is different in which surroundings;
+    `profile` is the name of the one that is in force: the one chosen by FRESHET_PROFILE, or the
+    first. Raises DefinitionError naming asset and file.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class Project:
         checks: Sequence[Check] = (),
         sensors: Sequence[Sensor] = (),
         store: Store | None = None,
+        stores: Mapping[str, Store] | None = None,
         freshness: Policy | None = None,
         group_freshness: Mapping[str, Policy] | None = None,
         slots: int = DEFAULT_SLOTS,
@@ -50,6 +56,7 @@ class Project:
         resources: Mapping[str, object] | None = None,
         settings: object = None,
         profiles: Mapping[str, Profile] | None = None,
+        on_removed: OnRemoved | None = None,
     ) -> None:
         self.profiles = dict(profiles or {})
         self.profile, here = pick(self.profiles, settings)
@@ -80,8 +87,11 @@ class Project:
         _check_groups("group_freshness", by_group, {spec.group for spec in specs})
         _check_groups("group_limits", limits, {s.group for s in specs if not s.is_source})
         self.sensors = tuple(sensors)
-        self.store: Store = store if store is not None else LocalStore("data")
+        self.store = self._routed(
+            store if store is not None else LocalStore("data"), {**(stores or {}), **here.stores}
+        )
         self.slots = slots
+        self.on_removed = on_removed
         self._check_sensors()
         self._check_resources(names)
         for asset in self.assets.values():
@@ -113,6 +123,20 @@ class Project:
                     " not have",
                     hint="name it in its resources=, or in those of the project",
                 )
+
+    def _routed(self, default: Store, stores: Mapping[str, Store]) -> Store:
+        """One store for all assets, which asks the one that each of them names."""
+        names = {asset.key: asset.spec.store for asset in self.assets.values() if asset.spec.store}
+        for key, name in names.items():
+            if name not in stores:
+                known = ", ".join(sorted(stores)) or "none"
+                raise DefinitionError(
+                    f"asset '{key}' names the store '{name}', which the project does not have"
+                    f" ({self.assets[key].where})",
+                    cause=f"Project(stores=...) has {known}",
+                    hint=did_you_mean(name, stores) or f'Project(..., stores={{"{name}": ...}})',
+                )
+        return Router(default, stores, names) if stores else default
 
     def _check_sensors(self) -> None:
         names: set[str] = set()

@@ -40,6 +40,7 @@ from freshet.engine.lending import Lender, NotOpened
 from freshet.engine.orders import Order, Reading
 from freshet.engine.outputs import as_output
 from freshet.engine.persist import persist
+from freshet.engine.readers import Readers
 from freshet.engine.readings import take_changes
 from freshet.engine.secrets import is_told_in
 from freshet.engine.stores.payloads import Payloads
@@ -85,6 +86,7 @@ class Runner:
         self._lender = lender
         self._threads = anyio.CapacityLimiter(slots + MAX_ABANDONED_THREADS)
         self._scopes: dict[int, anyio.CancelScope] = {}
+        self.readers = Readers()
         self.live = 0
         self.left_behind = 0
         """Functions that outlived their timeout in a thread; they may keep the process from ending.
@@ -93,6 +95,7 @@ class Runner:
     def launch(self, order: Order) -> None:
         """Start carrying out the order; returns at once."""
         self.live += 1
+        self.readers.begin(order.run)
         scope = self._scopes[order.run] = anyio.CancelScope()
         name = f"run {order.run} {order.spec.key}"
         self._tasks.start_soon(self._carry_out, order, scope, name=name)
@@ -146,6 +149,7 @@ class Runner:
                 payloads=self._payloads,
                 intents=self._intents,
                 submitted=partial(self._submitted, order.run),
+                readers=self.readers,
             )
             if order.reading is not None:
                 work = await self._with_changes(work, order.reading)

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 import msgspec
@@ -31,6 +32,7 @@ from freshet.engine.events import (
     RunCancelled,
     SourceChanged,
 )
+from freshet.engine.rollback import RollbackQuestion, RolledBackTo
 from freshet.engine.stream import EventStream
 from freshet.projections.answers import StatusReport
 
@@ -66,6 +68,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     actor: str | None = None
     key: str | None = None
     status: StatusQuestion | None = None
+    rollback: RollbackQuestion | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -74,6 +77,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     first: int = 0
     last: int = 0
     report: StatusReport | None = None
+    rolled_back: RolledBackTo | None = None
     error: str = ""
     cause: str | None = None
     hint: str | None = None
@@ -90,13 +94,18 @@ def socket_path(state: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"freshet-{os.getuid()}-{digest}.sock"
 
 
-StatusAnswer = Callable[[StatusQuestion], Awaitable[StatusReport]]
+class Answers(NamedTuple):
+    """What a daemon says, and does, when it is asked."""
+
+    status: Callable[[StatusQuestion], Awaitable[StatusReport]]
+    rollback: Callable[[RollbackQuestion, str | None, str | None], Awaitable[RolledBackTo]]
+    """With who asks, and the key under which it is asked once."""
 
 
 async def serve(
     state: Path,
     stream: EventStream,
-    status: StatusAnswer,
+    answers: Answers,
     *,
     ready: anyio.Event | None = None,
 ) -> None:
@@ -108,7 +117,7 @@ async def serve(
         if ready is not None:
             ready.set()
         async with listener:
-            await listener.serve(lambda client: _converse(client, stream, status))
+            await listener.serve(lambda client: _converse(client, stream, answers))
     finally:
         path.unlink(missing_ok=True)
 
@@ -133,6 +142,18 @@ async def ask_status(state: Path, question: StatusQuestion) -> StatusReport:
     return answer.report
 
 
+async def ask_rollback(state: Path, request: Request) -> RolledBackTo:
+    """Have the daemon roll back. Raises as `ask`, RequestError also when it cannot."""
+    answer = await _exchange(state, request)
+    if answer.rolled_back is None:
+        raise RequestError(
+            "the daemon that is running cannot roll back",
+            cause="it is of another release",
+            hint="stop it, and start it anew",
+        )
+    return answer.rolled_back
+
+
 async def _exchange(state: Path, request: Request) -> Answer:
     async with await anyio.connect_unix(socket_path(state)) as daemon:
         await daemon.send(msgspec.json.encode(request) + b"\n")
@@ -143,7 +164,7 @@ async def _exchange(state: Path, request: Request) -> Answer:
     return answer
 
 
-async def _converse(client: SocketStream, stream: EventStream, status: StatusAnswer) -> None:
+async def _converse(client: SocketStream, stream: EventStream, answers: Answers) -> None:
     async with client:
         lines = BufferedByteReceiveStream(client)
         while True:
@@ -156,7 +177,7 @@ async def _converse(client: SocketStream, stream: EventStream, status: StatusAns
                     client, Answer(error=f"a request is longer than {MAX_REQUEST_BYTES} bytes")
                 )
                 return
-            await _say(client, await _answer(line, stream, status))
+            await _say(client, await _answer(line, stream, answers))
 
 
 async def _say(client: ByteStream, answer: Answer) -> None:
@@ -166,11 +187,14 @@ async def _say(client: ByteStream, answer: Answer) -> None:
         return  # whoever asked has gone; what was appended stays appended
 
 
-async def _answer(line: bytes, stream: EventStream, status: StatusAnswer) -> Answer:
+async def _answer(line: bytes, stream: EventStream, answers: Answers) -> Answer:
     try:
         request = msgspec.json.decode(line, type=Request)
         if request.status is not None:
-            return Answer(report=await status(request.status))
+            return Answer(report=await answers.status(request.status))
+        if request.rollback is not None:
+            to = await answers.rollback(request.rollback, request.actor, request.key)
+            return Answer(rolled_back=to)
         if not request.events:
             return Answer(error="a request appends no event")
         if any(isinstance(event, CheckEvaluated) and event.run for event in request.events):

@@ -89,6 +89,10 @@ class AssetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     metadata: dict[str, Plain] = {}
     checks: tuple[CheckSpec, ...] = ()
     pools: tuple[PoolShare, ...] = ()
+    store: str = ""
+    """The name of the project's store that has its values; part of its code version too, so that it
+    is built anew where it moves to.
+    """
     config: dict[str, Plain] = {}
     """The function's parameters that have a default: part of its code version."""
     together: tuple[AssetKey, ...] = ()

@@ -28,6 +28,7 @@ from freshet.engine.publishing import (
     publish,
     stage,
 )
+from freshet.engine.readers import Readers
 from freshet.engine.readings import Taken, arguments_of
 from freshet.engine.resources import Resource, unfit
 from freshet.engine.signatures import element_annotation, without_none
@@ -63,6 +64,8 @@ class Work(msgspec.Struct, frozen=True):
     """Records the job that does the work elsewhere."""
     lent: Mapping[str, object] = {}
     """The resources of its functions, open."""
+    readers: Readers | None = None
+    """Who may be reading what it supersedes."""
 
     @property
     def newest_read(self) -> int:
@@ -186,7 +189,12 @@ class Work(msgspec.Struct, frozen=True):
             return failed
         made = [self._materialized(n, draft) for n in range(len(draft.outputs))]
         late = publish(self.store, draft, permit, partial(self._announce, draft, [*found, *made]))
-        return late or [*found, *made]
+        if late is not None:
+            return late
+        for staged in draft.staged:
+            if staged is not None and self.readers is not None:
+                self.readers.collect(self.store, staged.target)
+        return [*found, *made]
 
     def _announce(self, draft: Draft, events: Sequence[CheckEvaluated | Materialized]) -> None:
         """Write down what is about to be published."""

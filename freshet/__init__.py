@@ -23,6 +23,7 @@ from freshet.engine.mappings import (
     trailing,
 )
 from freshet.engine.multi import MultiAsset, Out, multi_asset
+from freshet.engine.orphans import Orphan
 from freshet.engine.partitions import (
     cron_windows,
     daily,
@@ -39,8 +40,12 @@ from freshet.engine.project import Project
 from freshet.engine.resources import per_run
 from freshet.engine.secrets import Secret
 from freshet.engine.settings import settings
+from freshet.engine.stores.duckdb import DuckDBStore
+from freshet.engine.stores.formats import Format
 from freshet.engine.stores.local import LocalStore
 from freshet.engine.stores.memory import MemoryStore
+from freshet.engine.stores.objects import ObjectStore
+from freshet.engine.stores.sqlite import SqliteStore
 from freshet.engine.table_checks import (
     accepted_values,
     conforms,
@@ -68,12 +73,16 @@ __all__ = [
     "CheckResult",
     "Context",
     "DefinitionError",
+    "DuckDBStore",
     "Fatal",
+    "Format",
     "FreshetError",
     "Input",
     "LocalStore",
     "MemoryStore",
     "MultiAsset",
+    "ObjectStore",
+    "Orphan",
     "Out",
     "Output",
     "Policy",
@@ -86,6 +95,7 @@ __all__ = [
     "SensorError",
     "Settlement",
     "Source",
+    "SqliteStore",
     "Window",
     "accepted_values",
     "all_partitions",

@@ -13,6 +13,7 @@ from freshet.engine.events import (
     PartitionsAdded,
     PartitionsRemoved,
     Recorded,
+    RolledBack,
     SourceChanged,
     WindowsOpened,
 )
@@ -66,7 +67,7 @@ class Arrivals:
             for key in self._versions:
                 self._versions[key] = self._staleness.states[key].versions
             return self._all_missing()
-        if not isinstance(event, SourceChanged | Observed | Materialized):
+        if not isinstance(event, SourceChanged | Observed | Materialized | RolledBack):
             return []
         before = self._versions.get(event.asset)
         if before is None:

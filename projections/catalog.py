@@ -10,7 +10,9 @@ from freshet.engine.events import (
     GraphDeployed,
     Materialized,
     Observed,
+    OrphanHandled,
     Recorded,
+    RolledBack,
     RunAbandoned,
     RunCancelled,
     RunFailed,
@@ -18,7 +20,7 @@ from freshet.engine.events import (
     RunSucceeded,
     SourceChanged,
 )
-from freshet.engine.keys import AssetKey
+from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.parts import Input
 from freshet.engine.specs import AssetSpec, Plain
 
@@ -38,7 +40,9 @@ class Version(msgspec.Struct, frozen=True, omit_defaults=True):
     def of(cls, recorded: Recorded | None) -> "Version | None":
         """The version an event states; None if it states none."""
         match recorded:
-            case Recorded(position=position, recorded_at=at, event=Materialized() as made):
+            case Recorded(
+                position=position, recorded_at=at, event=Materialized() | RolledBack() as made
+            ):
                 return cls(
                     made.data_version,
                     position,
@@ -62,11 +66,26 @@ class Catalog:
     def __init__(self) -> None:
         self.definitions: dict[AssetKey, AssetSpec] = {}
         self.removed: dict[AssetKey, AssetSpec] = {}
+        self.removed_at: dict[AssetKey, int] = {}
+        """Where the deployment stands that removed it."""
+        self.handled: dict[AssetKey, int] = {}
+        """Of the removed ones, where the project's hook was told."""
         self.digest = ""
         self.deployed_at = 0
         self.materializations = 0
         self.changes = 0
+        self.rolled_back: dict[AssetPartition, int] = {}
+        """Who was rolled back, where, and not built since."""
         self._live: set[int] = set()
+
+    @property
+    def unhandled(self) -> list[AssetKey]:
+        """The removed assets, without sources, of which no hook was told."""
+        return [
+            key
+            for key, spec in self.removed.items()
+            if not spec.is_source and key not in self.handled
+        ]
 
     def apply(self, recorded: Recorded) -> None:
         match recorded.event:
@@ -74,6 +93,9 @@ class Catalog:
                 if event.run not in self._live:
                     return  # a late result: history, but no news
                 self.materializations += 1
+                self.rolled_back.pop(AssetPartition(event.asset, event.partition), None)
+            case RolledBack() as event:
+                self.rolled_back[AssetPartition(event.asset, event.partition)] = recorded.position
             case SourceChanged() | Observed():
                 self.changes += 1
             case RunStarted():
@@ -84,8 +106,14 @@ class Catalog:
                 self.removed = {
                     key: spec for key, spec in gone.items() if key not in self.definitions
                 }
+                self.removed_at = {
+                    key: self.removed_at.get(key, recorded.position) for key in self.removed
+                }
+                self.handled = {key: at for key, at in self.handled.items() if key in self.removed}
                 self.digest = digest
                 self.deployed_at = recorded.position
+            case OrphanHandled(asset=asset) if asset in self.removed:
+                self.handled[asset] = recorded.position
             case (
                 RunSucceeded(run=run)
                 | RunFailed(run=run)

@@ -19,6 +19,7 @@ from freshet.engine.events import (
     Materialized,
     Observed,
     Recorded,
+    RolledBack,
     RunStarted,
     SourceChanged,
 )
@@ -75,7 +76,7 @@ class Promises:
                 self._deployed()
             case RunStarted():
                 self._started(event, now)
-            case SourceChanged() | Observed() | Materialized():
+            case SourceChanged() | Observed() | Materialized() | RolledBack():
                 self.planner.quiet.note(event.asset, event.partition, recorded)
             case FellDue():
                 for name in (*event.targets, *event.pulled):

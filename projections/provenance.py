@@ -7,7 +7,14 @@ from typing import Any
 
 import msgspec
 
-from freshet.engine.events import GraphDeployed, Materialized, Observed, Recorded, SourceChanged
+from freshet.engine.events import (
+    GraphDeployed,
+    Materialized,
+    Observed,
+    Recorded,
+    RolledBack,
+    SourceChanged,
+)
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.parts import Absorbed, Input
 from freshet.engine.specs import AssetSpec, Plain
@@ -77,6 +84,8 @@ class Tracer:
                 recorded.recorded_at,
                 metadata=event.metadata,
             )
+        if isinstance(event, RolledBack):
+            return (yield from self.trace(event.version_at, depth))
         if not isinstance(event, Materialized):
             return None
         again, deeper = position in self._seen, depth >= MAX_DEPTH

@@ -1,9 +1,9 @@
 """Sightings: what is said of versions from outside, and what that sets in motion."""
 
-from freshet.engine.events import Observed, Recorded, SourceChanged
+from freshet.engine.events import Observed, Recorded, RolledBack, SourceChanged
 from freshet.engine.keys import AssetPartition, PartitionKey
 from freshet.engine.spaces import is_too_far
-from freshet.projections.cells import upstream_owed, version_hash
+from freshet.projections.cells import fingerprint, upstream_owed, version_hash
 from freshet.projections.debts import Debts, belongs
 from freshet.projections.deployment import pass_watermark, rows_of
 from freshet.projections.feeds import read_again, takes_all
@@ -42,6 +42,32 @@ class Sightings(Debts):
         self.mark_below(state, i, mark)
         if state.is_source and state.calendar is not None:
             pass_watermark(self, state, i, wave)
+
+    def roll_back(self, event: RolledBack, recorded: Recorded) -> None:
+        """An earlier version is the current one again, by choice: made as it is from what its
+        inputs and its code are now, so that only what comes after counts. What it had read change
+        by change stays read. While it runs it is history, but no news: the run's result is newer.
+        """
+        state = self.states.get(event.asset)
+        i = state.number(event.partition) if state is not None else None
+        if state is None or i is None or i >= state.n or not state.exists[i]:
+            return
+        if state.is_source or i in state.live or not event.data_version:
+            return
+        state.consumed[i] = fingerprint(state, i)
+        state.code[i] = state.code_number(state.spec.code_version)
+        state.failures.pop(i, None)
+        state.forced.take(i)
+        self.touch(state, i)
+        found = version_hash(event.asset, event.partition, event.data_version)
+        there = state.there[i]
+        state.made(i, recorded.position)
+        if there and state.hash[i] == found:
+            return
+        wave = self.wave_of(recorded)
+        mark = wave if there else min(wave, state.owed[i])
+        state.set_version(i, found, recorded.position)
+        self.mark_below(state, i, mark)
 
     def _feed(self, state: AssetState, i: int, recorded: Recorded) -> None:
         """No other version stops here; but who reads changes has one more to read."""

@@ -27,12 +27,14 @@ from freshet.engine.events import (
     MessageRejected,
     MessageSettled,
     Observed,
+    OrphanHandled,
     PartitionsAdded,
     PartitionsRemoved,
     Paused,
     Recorded,
     ResultRefused,
     Resumed,
+    RolledBack,
     RunCancelled,
     RunDelayed,
     RunFailed,
@@ -141,6 +143,9 @@ def describe(recorded: Recorded) -> str:
             read = event.absorbed
             of = f" from {read.count} change{'s' * (read.count != 1)}" if read is not None else ""
             return f"{subject} materialized as {short(event.data_version)}{of} by run {event.run}"
+        case RolledBack(data_version=to, reason=why):
+            by = f" by {recorded.actor}" if recorded.actor else ""
+            return f"{subject} rolled back to {short(to)}{by}" + (f": {why}" if why else "")
         case RunStarted():
             attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
             names = tuple(AssetPartition(one.asset, one.partition) for one in event.targets)
@@ -166,6 +171,8 @@ def describe(recorded: Recorded) -> str:
             return f"{subject} keeps {promise} again"
         case GraphDeployed(digest=digest, assets=assets):
             return f"{counted(len(assets), 'definition')} deployed (digest {short(digest)})"
+        case OrphanHandled():
+            return f"on_removed was told of {subject}, which is no longer defined"
         case Paused(scope=scope, reason=reason) | Resumed(scope=scope, reason=reason):
             verb = "paused" if isinstance(event, Paused) else "resumed"
             by = f" by {recorded.actor}" if recorded.actor else ""
@@ -338,6 +345,8 @@ def _made(position: int, depth: int, steps: list[Step]) -> Asking:
         return
     steps.append(Step(depth, position, describe(found)))
     event = found.event
+    if isinstance(event, RolledBack):
+        yield from _made(event.version_at, depth + 1, steps)
     if not isinstance(event, Materialized) or depth >= MAX_DEPTH:
         return
     started = yield event.run

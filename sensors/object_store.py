@@ -75,7 +75,7 @@ class Access:
                 raise DefinitionError(
                     f"the object store {url} cannot be used with the options"
                     f" {', '.join(self._options) or 'given: none'}",
-                    cause=self._without_secrets(error),
+                    cause=self.without_secrets(error),
                     hint="see the options of obstore.store; they are passed to it as they are",
                 ) from None
 
@@ -97,7 +97,7 @@ class Access:
                 try:
                     page = await anext(listing, None)
                 except obstore.exceptions.BaseError as error:
-                    said = f"{self.url} cannot be listed: {self._without_secrets(error)}"
+                    said = f"{self.url} cannot be listed: {self.without_secrets(error)}"
                     raise ListingError(said, hint=REACH) from None
                 if page is None:
                     break
@@ -127,7 +127,7 @@ class Access:
             for name, value in self._options.items()
         }
 
-    def _without_secrets(self, error: Exception) -> str:
+    def without_secrets(self, error: Exception) -> str:
         """What an error says in its first paragraph, with nothing in it that is secret."""
         said = " ".join(str(error).partition("\n\n")[0].split())
         options = self._resolved(lambda name: os.environ.get(name, ""))
@@ -150,7 +150,7 @@ def imported() -> Any:
         import obstore.store
     except ImportError:
         raise DefinitionError(
-            "fr.objects needs the package obstore, which is not installed",
+            "object storage needs the package obstore, which is not installed",
             hint="pip install 'freshet[objects]'",
         ) from None
     return obstore

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 
@@ -25,6 +26,7 @@ from freshet.engine.policies import Eager
 from freshet.engine.resolution import resolve
 from freshet.engine.resources import declared
 from freshet.engine.stores.memory import MemoryStore
+from freshet.engine.stores.store import Store
 from freshet.projections.catalog import Version
 from freshet.projections.causes import Status
 from freshet.projections.view import View
@@ -67,12 +69,13 @@ class Engine:
         pools: Mapping[str, int] | None = None,
         group_limits: Mapping[str, int] | None = None,
         resources: Mapping[str, object] | None = None,
+        store: Store | None = None,
     ) -> None:
         self.now = 1_700_000_000_000_000
         self.graph, assets, checks = fitted(definitions, pools, group_limits, resources or {})
         self.resources = declared(resources or {})
         self.stream = MemoryStream(self.clock)
-        self.store = MemoryStore()
+        self.store: Any = store if store is not None else MemoryStore()
         self.definitions = Definitions(assets, self.store, checks, self.resources)
         self.loop = Loop(
             View(),
@@ -178,9 +181,10 @@ async def engine(
     pools: Mapping[str, int] | None = None,
     group_limits: Mapping[str, int] | None = None,
     resources: Mapping[str, object] | None = None,
+    store: Store | None = None,
 ) -> AsyncIterator[Engine]:
     """A live engine with these definitions; everything is cancelled at the end of the block."""
-    under_test = Engine(definitions, slots, pools, group_limits, resources)
+    under_test = Engine(definitions, slots, pools, group_limits, resources, store)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(under_test.loop.run)
         if deploy:

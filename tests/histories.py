@@ -97,7 +97,7 @@ class History:
     def step(self) -> None:
         actions = [self.change] * 4 + [self.start] * 6 + [self.finish] * 6
         actions += [self.fail, self.wish, self.redeploy, self.abandon, self.decide_only]
-        actions += [self.pass_time, self.fall_due]
+        actions += [self.pass_time, self.fall_due, self.roll_back]
         self.rng.choice(actions)()
 
     def change(self) -> None:
@@ -110,6 +110,16 @@ class History:
         spec = self.rng.choice(sources)
         key = self.rng.choice(keys_of(spec.partitions))
         self.say(e.SourceChanged(spec.key, key, self.rng.choice(["1", "2", "3", ""])))
+
+    def roll_back(self) -> None:
+        """To a version that was made, whatever is going on; now and then of what is not there."""
+        made = [r for r in self.recorded if isinstance(r.event, e.Materialized)]
+        if not made:
+            return
+        found = self.rng.choice(made)
+        event = found.event
+        assert isinstance(event, e.Materialized)
+        self.say(e.RolledBack(event.asset, event.partition, event.data_version, found.position))
 
     def pass_time(self) -> None:
         """Windows are over: those that come into being by time do."""

@@ -549,6 +549,14 @@ class Model:
                 for n in ((t.asset, t.partition) for t in (*targets, *pulled)):
                     if n in self.cells:
                         self.ask(n, p)
+            case e.RolledBack(asset=a, partition=k, data_version=v):
+                n = (a, k)
+                if n in self.cells and n not in self.running and not self.specs[a].is_source:
+                    self.consumed[n], self.code[n] = self.fingerprint(n), self.specs[a].code_version
+                    self.failed.pop(n, None)
+                    self.forced.pop(n, None)
+                    if v != self.version.get(n):
+                        self.change(n, v, self.wave_of(recorded))
             case e.DemandCancelled(demand=d):
                 for n in self.cells:
                     self.due.get(n, set()).discard(d)

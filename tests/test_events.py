@@ -25,11 +25,13 @@ from freshet.engine.events import (
     MessageRejected,
     MessageSettled,
     Observed,
+    OrphanHandled,
     PartitionsAdded,
     PartitionsRemoved,
     Paused,
     ResultRefused,
     Resumed,
+    RolledBack,
     RunAbandoned,
     RunCancelled,
     RunDelayed,
@@ -292,6 +294,24 @@ EVENTS: list[tuple[AnyEvent, str, int | None]] = [
         "",
         None,
     ),
+    (
+        RolledBack(
+            "delays",
+            DAY,
+            "d1",
+            10,
+            "too few flights",
+            9,
+            "c1",
+            (Input("landing/flights", DAY, "f1", 3),),
+            {"bytes": 12, "rows": 2},
+        ),
+        f"delays@{DAY}",
+        10,
+    ),
+    (RolledBack("carriers", data_version="d2"), "carriers", None),
+    (OrphanHandled("carriers", 41), "carriers", 41),
+    (GraphDeployed("99cc", (AssetSpec("total", store="warehouse"),)), "", None),
 ]
 
 NUMBERED = list(enumerate(event for event, _, _ in EVENTS))

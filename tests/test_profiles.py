@@ -13,6 +13,9 @@ from urllib.parse import quote
 
 import pytest
 
+import freshet as fr
+from freshet.engine.keys import AssetPartition
+from freshet.engine.stores.store import Store
 from tests.test_cli import PATIENCE_S, Place
 
 PROJECT = """
@@ -143,6 +146,38 @@ def test_the_same_module_under_two_profiles_writes_to_two_stores_and_the_graph_i
         assert [one["event"]["profile"] for one in started] == [store]
     assert digests["dev"] == digests["prod"] != ""
     assert values_in(world.folder / "data-dev") == {"hello you"}
+
+
+def test_a_named_store_is_that_of_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of stores that assets name a profile replaces those it names; the graph stays equal."""
+
+    @fr.asset(store="warehouse")
+    def sold() -> int:
+        return 1
+
+    stores: dict[str, Store] = {name: fr.MemoryStore() for name in ("ours", "theirs", "archive")}
+
+    def project() -> fr.Project:
+        return fr.Project(
+            [sold],
+            stores={"warehouse": stores["ours"], "archive": stores["archive"]},
+            profiles={
+                "dev": fr.Profile(),
+                "prod": fr.Profile(stores={"warehouse": stores["theirs"]}),
+            },
+        )
+
+    digests = set()
+    for profile, name in (("dev", "ours"), ("prod", "theirs")):
+        monkeypatch.setenv("FRESHET_PROFILE", profile)
+        made = project()
+        digests.add(made.graph.digest)
+        target = AssetPartition("sold")
+        staged = made.store.stage(target, 1, 7)
+        made.store.publish(staged)
+        assert stores[name].has(target, staged.data_version)
+    assert len(digests) == 1
+    assert not stores["archive"].has(AssetPartition("sold"), staged.data_version)
 
 
 def test_a_state_folder_is_that_of_one_profile(world: World) -> None:

@@ -2,13 +2,18 @@
 
 import dataclasses
 import os
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import obstore.store
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -25,7 +30,8 @@ from freshet.engine.stores.landing import (
     load_landed,
     still_the_same,
 )
-from freshet.engine.stores.store import Store
+from freshet.engine.stores.store import Store, StoredVersion
+from tests.test_objects import Server
 
 TARGET = fr.AssetPartition("a/b", "2024-01-01")
 
@@ -41,9 +47,41 @@ class Point:
     y: int
 
 
-@pytest.fixture(params=["memory", "local"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return fr.MemoryStore() if request.param == "memory" else fr.LocalStore(tmp_path / "data")
+KINDS = ["memory", "local", "sqlite", "duckdb", "objects", "s3"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.stop()
+
+
+Make = Callable[..., Store]
+"""Opens the store of a test, as another process would: always the same one."""
+
+
+@pytest.fixture(params=KINDS)
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    """A store of each kind, with the options it is asked for."""
+    if request.param == "s3":
+        bucket = request.getfixturevalue("server").bucket(f"b{abs(hash(request.node.nodeid))}")
+        return partial(fr.ObjectStore, f"{bucket.url}/values", store=bucket.options)
+    if request.param == "objects":
+        shared = obstore.store.MemoryStore()
+        return partial(fr.ObjectStore, "memory:///", store=shared)
+    makers: dict[str, Make] = {
+        "memory": fr.MemoryStore,
+        "local": partial(fr.LocalStore, tmp_path / "data"),
+        "sqlite": partial(fr.SqliteStore, tmp_path / "data" / "values.db"),
+        "duckdb": partial(fr.DuckDBStore, tmp_path / "data" / "values.duckdb"),
+    }
+    return makers[request.param]
+
+
+@pytest.fixture
+def store(make: Make) -> Store:
+    return make()
 
 
 def put(store: Store, value: Any, run: int = 1, target: fr.AssetPartition = TARGET) -> str:
@@ -95,13 +133,13 @@ class TestContract:
         """In the annotation's own types."""
         assert store.load(TARGET, put(store, value), annotation) == value
 
-    @pytest.mark.parametrize("make", [pl.DataFrame, pd.DataFrame, pa.table], ids=["pl", "pd", "pa"])
+    @pytest.mark.parametrize("made", [pl.DataFrame, pd.DataFrame, pa.table], ids=["pl", "pd", "pa"])
     def test_tables_come_back_as_whichever_library_is_asked_for(
-        self, store: Store, make: Callable[[Any], Any]
+        self, store: Store, made: Callable[[Any], Any]
     ) -> None:
         """Stored by one, loaded by any."""
         data = {"n": [1, 2, 3], "s": ["a", "b", "c"]}
-        staged = store.stage(TARGET, 1, make(data))
+        staged = store.stage(TARGET, 1, made(data))
         store.publish(staged)
         assert staged.metadata["rows"] == 3
         loaded = [store.load(TARGET, staged.data_version, t) for t in (pl.DataFrame, pa.Table)]
@@ -126,6 +164,158 @@ class TestContract:
         store.load(TARGET, version, list).append(2)
         assert store.load(TARGET, version, list) == [1]
 
+    def test_versions_are_listed_the_newest_first_with_the_current_one(self, store: Store) -> None:
+        """Size, order and which is current; nothing of another partition; an equal one once."""
+        assert list(store.versions(TARGET)) == []
+        one, two = put(store, "1"), put(store, "22", run=2)
+        put(store, "333", run=3, target=fr.AssetPartition("a/b", "2024-01-02"))
+        assert [told(v) for v in store.versions(TARGET)] == [(two, 2, True), (one, 1, False)]
+        assert put(store, "1", run=4) == one
+        assert [told(v) for v in store.versions(TARGET)] == [(one, 1, True), (two, 2, False)]
+        stamps = [version.stored_at for version in store.versions(TARGET)]
+        assert stamps == sorted(stamps, reverse=True)
+
+    def test_a_kept_version_is_restored(self, store: Store) -> None:
+        """It is the current one again, and again is harmless; the others stay; what is not kept is
+        named, and changes nothing.
+        """
+        one, two = put(store, "1"), put(store, "22", run=2)
+        for _ in range(2):
+            store.restore(TARGET, one)
+            assert [told(v) for v in store.versions(TARGET)] == [(one, 1, True), (two, 2, False)]
+        with pytest.raises(StoreError, match="freshet materialize a/b@2024-01-01"):
+            store.restore(TARGET, "f" * 32)
+        assert [told(v) for v in store.versions(TARGET)] == [(one, 1, True), (two, 2, False)]
+        assert (store.load(TARGET, one, str), store.load(TARGET, two, str)) == ("1", "22")
+
+    def test_what_is_removed_is_gone_with_all_its_versions(self, store: Store) -> None:
+        """And nothing else; it can be made anew."""
+        other = fr.AssetPartition("a/b", "2024-01-02")
+        one, two = put(store, "1"), put(store, "2", run=2)
+        kept = put(store, "1", run=3, target=other)
+        for _ in range(2):
+            store.remove(TARGET)
+            assert list(store.versions(TARGET)) == []
+            assert not store.has(TARGET, one)
+            assert not store.has(TARGET, two)
+        assert store.load(other, kept, str) == "1"
+        assert put(store, "1", run=4) == one
+        assert store.load(TARGET, one, str) == "1"
+
+    def test_a_publish_that_is_repeated_is_harmless(self, store: Store) -> None:
+        """As after a crash: the same version once, and the current one."""
+        staged = store.stage(TARGET, 1, "x")
+        for _ in range(3):
+            store.publish(staged)
+        assert [told(v) for v in store.versions(TARGET)] == [(staged.data_version, 1, True)]
+        assert store.load(TARGET, staged.data_version, str) == "x"
+
+    def test_what_was_staged_when_the_process_ended_is_never_seen(self, make: Make) -> None:
+        """Another process opens the store: nothing is there but what was published, and the run
+        that was cut off is forgotten; made again, it is published.
+        """
+        store = make()
+        again = store if isinstance(store, fr.MemoryStore) else make()
+        old = put(store, "old")
+        staged = store.stage(TARGET, 2, "new")
+        assert [told(v) for v in again.versions(TARGET)] == [(old, 3, True)]
+        assert not again.has(TARGET, staged.data_version)
+        with pytest.raises(StoreError):
+            again.load(TARGET, staged.data_version, str)
+        again.discard(2)
+        with pytest.raises(StoreError):
+            store.publish(staged)
+        assert [told(v) for v in again.versions(TARGET)] == [(old, 3, True)]
+        assert put(again, "new", run=3) == staged.data_version
+        assert store.load(TARGET, staged.data_version, str) == "new"
+
+    def test_versions_are_collected_beyond_as_many_as_are_kept(self, make: Make) -> None:
+        """The newest stay; the current one whatever its age."""
+        store = make(keep=2)
+        versions = [put(store, str(n), run=n) for n in range(1, 5)]
+        store.collect(TARGET, END)
+        assert [v.data_version for v in store.versions(TARGET)] == [versions[3], versions[2]]
+        assert not store.has(TARGET, versions[0])
+        store.restore(TARGET, versions[2])
+        versions.append(put(store, "5", run=5))
+        store.collect(TARGET, END)
+        assert [v.data_version for v in store.versions(TARGET)] == [versions[4], versions[2]]
+
+    def test_versions_are_kept_for_a_time(self, make: Make) -> None:
+        """Beyond those that are kept by number: only what is older goes."""
+        store = make(keep=1, keep_for="1h")
+        old, new = put(store, "old"), put(store, "new", run=2)
+        store.collect(TARGET, END)
+        assert store.has(TARGET, old)
+        hasty = make(keep=1, keep_for=0) if not isinstance(store, fr.MemoryStore) else store
+        if hasty is not store:
+            hasty.collect(TARGET, END)
+            assert [v.data_version for v in store.versions(TARGET)] == [new]
+
+    def test_what_may_be_being_read_is_not_collected(self, make: Make) -> None:
+        """What was superseded since the given moment stays, however many came after it."""
+        store = make(keep=1)
+        before, read = put(store, "before"), put(store, "read", run=2)
+        begun = store.versions(TARGET)[0].stored_at + 1
+        later = [put(store, str(n), run=n) for n in range(3, 6)]
+        store.collect(TARGET, begun)
+        kept = [v.data_version for v in store.versions(TARGET)]
+        assert kept == [*reversed(later), read]
+        assert not store.has(TARGET, before)
+        assert store.load(TARGET, read, str) == "read"
+
+    def test_values_of_own_types_come_back_by_own_formats(self, make: Make) -> None:  # B7.3
+        """By the format a person gave; annotated as bytes, as it is stored; what the format raises
+        is the cause.
+        """
+        store = make(formats=[fr.Format(Grid, ".grid", Grid.packed, Grid.unpacked)])
+        staged = store.stage(TARGET, 1, Grid(3, 4))
+        assert store.look(staged, Grid) == Grid(3, 4)
+        store.publish(staged)
+        assert staged.metadata == {"bytes": 3}
+        assert store.load(TARGET, staged.data_version, Grid) == Grid(3, 4)
+        assert store.load(TARGET, staged.data_version, bytes) == b"3x4"
+        version = put(store, Grid(-1, 0), run=2)
+        with pytest.raises(StoreError, match=r"the format '\.grid' cannot decode a Grid") as failed:
+            store.load(TARGET, version, Grid)
+        assert failed.value.cause == "ValueError: negative"
+
+    def test_a_value_of_many_bytes_comes_back_whole(self, store: Store) -> None:
+        """Some megabytes."""
+        value = bytes(range(256)) * 20_000
+        assert store.load(TARGET, put(store, value), bytes) == value
+
+
+class Grid:
+    """A type of which no store knows anything."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.size = (width, height)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Grid) and other.size == self.size
+
+    def __hash__(self) -> int:
+        return hash(self.size)
+
+    def packed(self) -> bytes:
+        return "{}x{}".format(*self.size).encode()
+
+    @staticmethod
+    def unpacked(data: bytes) -> "Grid":
+        width, height = map(int, data.decode().split("x"))
+        if width < 0:
+            raise ValueError("negative")
+        return Grid(width, height)
+
+
+END = 1 << 62
+"""A moment (µs) before which everything was superseded: nobody reads anything."""
+
+
+def told(version: StoredVersion) -> tuple[str, int, bool]:
+    return version.data_version, version.bytes, version.current
+
 
 def test_the_current_value_lies_where_people_look(tmp_path: Path) -> None:
     """By key and partition; another format replaces it; versions are kept as many as asked for."""
@@ -136,10 +326,23 @@ def test_the_current_value_lies_where_people_look(tmp_path: Path) -> None:
     put(store, {"n": 2}, target=whole)
     assert sorted(p.name for p in (tmp_path / "reports").iterdir()) == ["total.json"]
     put(store, "three", target=whole)
+    store.collect(whole, END)
     assert not store.has(whole, first)
     put(store, "day", target=TARGET)
     assert (tmp_path / "a" / "b" / "2024-01-01.txt").read_text() == "day"
     assert list((tmp_path / ".staged").iterdir()) == []
+
+
+def test_the_current_file_stays_though_another_version_is_newer(tmp_path: Path) -> None:
+    """As after a kill between the two renames of a publish, or one of times by somebody else."""
+    store = fr.LocalStore(tmp_path, keep=1)
+    old, new = put(store, "old"), put(store, "new", run=2)
+    (path,) = tmp_path.glob(f".versions/a/b/*/{old}*")
+    os.utime(path, (2e9, 2e9))
+    put(store, "x", run=3, target=fr.AssetPartition("other"))
+    store.collect(TARGET, END)
+    assert [told(v) for v in store.versions(TARGET)] == [(old, 3, False), (new, 3, True)]
+    assert (tmp_path / "a" / "b" / "2024-01-01.txt").read_text() == "new"
 
 
 @settings(max_examples=200, deadline=None)
@@ -195,6 +398,135 @@ for run in range(int(sys.argv[2]), 1000):
                 seen += 1
             writer.kill()
     assert seen == 200
+
+
+@pytest.mark.parametrize("kind", ["local", "sqlite", "duckdb", "s3"])
+def test_what_a_killed_publisher_leaves_is_whole(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Four SIGKILLs at any moment of a publish: each time the current version can be loaded, is
+    whole, and is at least the last one whose publish had returned; the next publisher goes on.
+    """
+    opened = {
+        "local": f"fr.LocalStore({str(tmp_path)!r})",
+        "sqlite": f"fr.SqliteStore({str(tmp_path / 'v.db')!r})",
+        "duckdb": f"fr.DuckDBStore({str(tmp_path / 'v.duckdb')!r})",
+    }
+    if kind == "s3":
+        bucket = request.getfixturevalue("server").bucket("killed")
+        opened["s3"] = f"fr.ObjectStore({bucket.url!r}, store={bucket.options!r})"
+    code = f"""
+import sys, freshet as fr
+store = {opened[kind]}
+target = fr.AssetPartition("a")
+for run in range(int(sys.argv[1]), 1000):
+    store.discard(run - 1)
+    store.publish(store.stage(target, run, str(run) + "," + "x" * 100_000))
+    store.collect(target, 1 << 62)
+    print(run, flush=True)
+"""
+    store: Store = eval(opened[kind])
+    target, run = fr.AssetPartition("a"), 1
+    for kill in range(4):
+        command = [sys.executable, "-c", code, str(run)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            for _ in range(3 + kill):
+                run = int(writer.stdout.readline()) + 1
+            writer.kill()
+        shown = store.versions(target)
+        values = [store.load(target, one.data_version, str) for one in shown]
+        assert all(value.endswith("," + "x" * 100_000) for value in values)
+        (current,) = [one for one in shown if one.current]
+        number = int(store.load(target, current.data_version, str).partition(",")[0])
+        assert number >= run - 1
+        run = number + 1
+
+
+def test_a_current_table_is_asked_with_sql_by_the_name_of_its_asset(tmp_path: Path) -> None:
+    """In DuckDB: of the current version only, restored ones too, by another process at any time
+    between; what is no table any more has none.
+    """
+    import duckdb
+
+    path = tmp_path / "values.duckdb"
+    store, whole = fr.DuckDBStore(path), fr.AssetPartition("reports/total")
+
+    def asked(query: str) -> list[tuple[Any, ...]]:
+        with duckdb.connect(str(path), read_only=True) as looking:
+            found: list[tuple[Any, ...]] = looking.execute(query).fetchall()
+            return found
+
+    one = put(store, pl.DataFrame({"n": [1, 2]}), target=whole)
+    put(store, pl.DataFrame({"n": [40]}), target=whole, run=2)
+    assert asked('SELECT sum(n) FROM "reports/total"') == [(40,)]
+    put(store, pl.DataFrame({"day": ["x"]}), run=3)
+    assert asked('SELECT day FROM "a/b@2024-01-01"') == [("x",)]
+    store.restore(whole, one)
+    assert asked('SELECT sum(n) FROM "reports/total"') == [(3,)]
+    put(store, "no table", target=whole, run=4)
+    store.remove(TARGET)
+    tables = [name for (name,) in asked("SELECT table_name FROM duckdb_tables()")]
+    assert sorted(tables) == ["_freshet_staged", "_freshet_versions"]
+
+
+def test_the_current_values_are_asked_with_sql(tmp_path: Path) -> None:
+    """In SQLite: one row of the view `current_values` for each asset partition."""
+    store = fr.SqliteStore(tmp_path / "values.db")
+    put(store, [1])
+    put(store, [2], run=2)
+    put(store, "t", run=3, target=fr.AssetPartition("c"))
+    with closing(sqlite3.connect(tmp_path / "values.db")) as looking:
+        found = looking.execute('SELECT asset, "partition", content FROM current_values').fetchall()
+    assert sorted(found) == [("a/b", "2024-01-01", b"[2]"), ("c", "", b"t")]
+
+
+def test_of_two_who_publish_at_once_neither_undoes_the_other() -> None:
+    """In object storage: a manifest that changed in between is read again."""
+    shared = obstore.store.MemoryStore()
+    stores = [fr.ObjectStore("memory:///", store=shared, keep=100) for _ in range(2)]
+
+    def publish(number: int) -> list[str]:
+        return [put(stores[number], f"{number}/{n}", run=number * 100 + n) for n in range(20)]
+
+    with ThreadPoolExecutor(2) as threads:
+        made = [version for found in threads.map(publish, range(2)) for version in found]
+    assert {v.data_version for v in stores[0].versions(TARGET)} == set(made)
+
+
+@pytest.mark.parametrize(
+    ("package", "made", "extra"),
+    [
+        ("duckdb", "fr.DuckDBStore('x')", "freshet[duckdb]"),
+        ("obstore", "fr.ObjectStore('s3://x')", "freshet[objects]"),
+    ],
+)
+def test_a_store_without_its_library_names_the_extra(
+    tmp_path: Path, package: str, made: str, extra: str
+) -> None:
+    """When it is made, and nothing is written."""
+    (tmp_path / f"{package}.py").write_text("raise ImportError('not here')")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    code = f"import freshet as fr\ntry: {made}\nexcept fr.DefinitionError as e: print(e)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert f"pip install '{extra}'" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("formats", "said"),
+    [
+        ([("npy", list)], "has the suffix 'npy'"),
+        ([(".json", list)], "which is taken"),
+        ([(".x", list), (".x", dict)], "which is taken"),
+    ],
+)
+def test_a_format_has_a_suffix_of_its_own(formats: list[tuple[str, type]], said: str) -> None:
+    """Else the store cannot be defined."""
+    given_ = [fr.Format(kind, suffix, bytes, list) for suffix, kind in formats]
+    with pytest.raises(fr.DefinitionError, match=said):
+        fr.LocalStore("data", formats=given_)
 
 
 class TestLanding:

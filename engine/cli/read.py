@@ -22,7 +22,7 @@ from freshet.engine.cli.state import (
 )
 from freshet.engine.codec import type_of
 from freshet.engine.counts import counted
-from freshet.engine.events import Materialized, Recorded
+from freshet.engine.events import Materialized, Recorded, RolledBack
 from freshet.engine.keys import AssetPartition, parse_asset_partition
 from freshet.engine.socket import ask_status
 from freshet.engine.stream import MAX_BATCH, wall_clock
@@ -156,7 +156,9 @@ def impact(asset: str, state: Path, as_json: bool) -> None:
 @state_option
 @json_option
 def history(target: str, state: Path, as_json: bool) -> None:
-    """All materializations of an asset or partition, the oldest first, with their metadata."""
+    """All materializations of an asset or partition, the oldest first, with their metadata; and
+    what it was rolled back to.
+    """
     found = run_async(_history, state, target)
     if as_json:
         for recorded in found:
@@ -165,8 +167,12 @@ def history(target: str, state: Path, as_json: bool) -> None:
     shown = table(">position", "recorded", "partition", "version", ">run", "metadata")
     for recorded in found:
         event = recorded.event
-        if isinstance(event, Materialized):
+        if isinstance(event, Materialized | RolledBack):
             facts = " ".join(f"{key}={value}" for key, value in event.metadata.items())
+            if isinstance(event, RolledBack):
+                facts = f"rolled back to [{event.version_at}]" + (
+                    f": {event.reason}" if event.reason else ""
+                )
             version = short(event.data_version)
             when = moment(recorded.recorded_at)
             position, run = str(recorded.position), str(event.run)
@@ -222,22 +228,27 @@ async def _why(state: Path, text: str) -> Explanation:
 async def _history(state: Path, text: str) -> list[Recorded]:
     target = parse_asset_partition(text)
     async with reader(state) as stream:
-        view = await view_of(stream)
-        if target.asset not in view.catalog.removed:
-            view.staleness.graph.require(target.asset)
-        rows = view.staleness.states.get(target.asset)
-        names = [target]
-        if not target.partition:
-            names += [name for name in view.staleness.attic if name.asset == target.asset]
-            names += [cell.key for cell in cells_of(rows)] if rows is not None else []
-        names = list(dict.fromkeys(names))
         found: list[Recorded] = []
-        for name in names:
+        for name in names_of(await view_of(stream), target):
             after = 0
             while batch := await stream.read(after, limit=MAX_BATCH, subject=str(name)):
-                found += [r for r in batch if isinstance(r.event, Materialized)]
+                found += [r for r in batch if isinstance(r.event, Materialized | RolledBack)]
                 after = batch[-1].position
         return sorted(found, key=lambda recorded: recorded.position)
+
+
+def names_of(view: View, target: AssetPartition) -> list[AssetPartition]:
+    """What a person means who may leave out the partition: all that are there, and that were.
+    Raises RequestError for an asset that was never defined.
+    """
+    if target.asset not in view.catalog.removed:
+        view.staleness.graph.require(target.asset)
+    rows = view.staleness.states.get(target.asset)
+    names = [target]
+    if not target.partition:
+        names += [name for name in view.staleness.attic if name.asset == target.asset]
+        names += [cell.key for cell in cells_of(rows)] if rows is not None else []
+    return list(dict.fromkeys(names))
 
 
 async def _events(state: Path, after: int, limit: int | None, follow: bool, as_json: bool) -> None:

@@ -104,7 +104,7 @@ async def append(state: Path, build: Callable[[View], tuple[Wish, ...]]) -> rang
         events = build(await view_of(stream))
     if not events:
         return range(0)
-    request = Request(events, f"cli:{_user()}", uuid4().hex)  # the key makes a second try harmless
+    request = Request(events, f"cli:{user()}", uuid4().hex)  # the key makes a second try harmless
     try:
         return await ask(state, request)
     except NOBODY:
@@ -121,7 +121,8 @@ def run_async(function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
     return anyio.run(function, *args)
 
 
-def _user() -> str:
+def user() -> str:
+    """Who asks, by the name of their account."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

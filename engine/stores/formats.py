@@ -3,17 +3,24 @@ annotation.
 """
 
 import pickle
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from freshet.engine.errors import StoreError
+from freshet.engine.errors import DefinitionError, StoreError
+
+OURS = (".bin", ".txt", ".json", ".parquet", ".pickle")
+"""Suffixes of what is stored without a format of the user's own."""
 
 TABLES = {"polars": "DataFrame", "pandas": "DataFrame", "pyarrow": "Table"}
 """The table types we store as Parquet, by the package they come from."""
+
+
+SUFFIX = re.compile(r"\.[A-Za-z0-9_-]{1,16}")
 
 
 class Encoded(msgspec.Struct, frozen=True):
@@ -24,6 +31,70 @@ class Encoded(msgspec.Struct, frozen=True):
     suffix: str
     data: bytes
     rows: int | None = None
+
+
+class Format(msgspec.Struct, frozen=True):
+    """How values of a type of your own are stored: `encode` makes bytes of one, `decode` makes it
+    of the bytes again; `suffix` names the format (".npy"). Equal values should give equal bytes, as
+    their digest is the data version.
+    """
+
+    type: type
+    suffix: str
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+
+
+class Formats:
+    """What a store knows of formats: the user's own come first, then ours, then pickle if it is
+    allowed. Raises DefinitionError for a suffix that is taken or none.
+    """
+
+    def __init__(self, own: Sequence[Format] = (), fallback: str | None = None) -> None:
+        if fallback not in (None, "pickle"):
+            raise DefinitionError(
+                f"fallback={fallback!r} is no format", hint="the only one is 'pickle'"
+            )
+        self._pickle = fallback == "pickle"
+        self._own = tuple(own)
+        seen = set(OURS)
+        for one in self._own:
+            if not SUFFIX.fullmatch(one.suffix):
+                raise DefinitionError(
+                    f"the format of {one.type.__name__} has the suffix {one.suffix!r}",
+                    hint='write a dot and letters or digits, as in ".npy"',
+                )
+            if one.suffix in seen:
+                raise DefinitionError(
+                    f"the format of {one.type.__name__} has the suffix '{one.suffix}', which is"
+                    " taken",
+                    hint="the suffix says how to decode: give each format its own",
+                )
+            seen.add(one.suffix)
+
+    def encode(self, value: Any) -> Encoded:
+        """The stored form of a value. Raises StoreError."""
+        for one in self._own:
+            if isinstance(value, one.type):
+                return Encoded(one.suffix, bytes(_told(one, "encode", one.encode, value)))
+        return encode(value, allow_pickle=self._pickle)
+
+    def decode(self, suffix: str, data: bytes, annotation: Any) -> Any:
+        """The value again; annotated as bytes, what is stored of it. Raises StoreError."""
+        for one in self._own:
+            if one.suffix == suffix and annotation is not bytes:
+                return _told(one, "decode", one.decode, data)
+        return decode(suffix, data, annotation)
+
+
+def _told(format_: Format, what: str, call: Callable[[Any], Any], given: Any) -> Any:
+    try:
+        return call(given)
+    except Exception as error:  # recorded: as the StoreError of the run that stores or reads
+        raise StoreError(
+            f"the format '{format_.suffix}' cannot {what} a {format_.type.__name__}",
+            cause=f"{type(error).__name__}: {error}",
+        ) from error
 
 
 def encode(value: Any, *, allow_pickle: bool = False) -> Encoded:
@@ -46,7 +117,8 @@ def encode(value: Any, *, allow_pickle: bool = False) -> Encoded:
             f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot be stored",
             cause=str(error),
             hint="return bytes, text, plain values, msgspec Structs, dataclasses, a polars, pandas"
-            " or Arrow table, or a Path; or ask for pickle: LocalStore(..., fallback='pickle')",
+            " or Arrow table, or a Path; or give the store a format for it:"
+            " LocalStore(..., formats=[fr.Format(...)]), or fallback='pickle'",
         ) from None
 
 

@@ -9,25 +9,21 @@ data/.staged/212/…                         what run 212 has written and not ye
 
 import os
 import shutil
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
-from freshet.engine.digests import digest
-from freshet.engine.errors import DefinitionError, StoreError
+from freshet.engine.errors import StoreError
 from freshet.engine.keys import AssetPartition
-from freshet.engine.stores.formats import decode, encode
-from freshet.engine.stores.store import Staged
+from freshet.engine.stores.blobs import not_kept, not_staged, staged_of, version_of
+from freshet.engine.stores.formats import Format, Formats
+from freshet.engine.stores.names import folder_of, quoted
+from freshet.engine.stores.retention import KEEP_VERSIONS, now_us, retention
+from freshet.engine.stores.store import Staged, StoredVersion
 
-KEEP_VERSIONS = 3
-"""Versions kept of each asset partition: the current one, the one live runs may be reading, and a
-spare.
-"""
-
-SAFE = " !#$&'()+,-;=@[]^_`{}~"
-"""Characters of a partition key that may stand in a file name as they are, besides letters and
-digits.
-"""
+LOCKS = 64
+"""Of which an asset partition has one: what makes another version current does so alone."""
 
 
 class LocalStore:
@@ -35,7 +31,11 @@ class LocalStore:
 
     A value is written and synced in full under `.staged`, moved to `.versions` by one rename, and
     becomes the current file by a second: readers of either see a whole value or the one before.
-    `keep` versions of each asset partition stay; `fallback="pickle"` stores what has no format.
+    Of each asset partition the newest `keep` versions stay; with `keep_for` ("7d") others too until
+    they are older. Whatever these say, the current version stays, and what a live run may be
+    reading: a version goes only if it was superseded before the oldest of the runs that are alive
+    started.
+    `formats` are those of types of your own; `fallback="pickle"` stores what has no format.
     The current files of partition `x` of asset `a` and of an asset `a/x` would have one name: do
     not have both (their versions are kept apart all the same).
     """
@@ -47,28 +47,22 @@ class LocalStore:
         root: str | Path,
         *,
         keep: int = KEEP_VERSIONS,
+        keep_for: float | str | None = None,
+        formats: Sequence[Format] = (),
         fallback: Literal["pickle"] | None = None,
     ) -> None:
-        if keep < 1:
-            raise DefinitionError(
-                f"LocalStore(keep={keep}) would keep nothing", hint="keep 1 or more"
-            )
-        if fallback not in (None, "pickle"):
-            raise DefinitionError(
-                f"LocalStore(fallback={fallback!r}) is no format", hint="the only one is 'pickle'"
-            )
         self.root = Path(root)
-        self._keep = keep
-        self._pickle = fallback == "pickle"
+        self._retention = retention("LocalStore", keep, keep_for)
+        self._formats = Formats(formats, fallback)
+        self._locks = [threading.Lock() for _ in range(LOCKS)]
 
     def stage(self, target: AssetPartition, run: int, value: Any) -> Staged:
         """Write and sync the value below `.staged`. Raises StoreError; then nothing is
         left behind.
         """
-        encoded = encode(value, allow_pickle=self._pickle)
-        version = digest([encoded.suffix.encode(), encoded.data])
-        folder = self.root / ".staged" / str(run) / _name(target)
-        path = folder / f"{version}{encoded.suffix}"
+        encoded = self._formats.encode(value)
+        folder = self.root / ".staged" / str(run) / folder_of(target)
+        path = folder / f"{version_of(encoded)}{encoded.suffix}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
@@ -78,30 +72,29 @@ class LocalStore:
         except OSError as error:
             self.discard(run)
             raise _failed("write", path, error) from error
-        rows = {} if encoded.rows is None else {"rows": encoded.rows}
-        return Staged(target, run, version, {"bytes": len(encoded.data), **rows}, str(path))
+        return staged_of(target, run, encoded, str(path))
 
     def look(self, staged: Staged, annotation: Any) -> Any:
         """The staged value; annotated as Path, its file, to be read only."""
-        return _read(Path(staged.location), annotation)
+        return self._read(Path(staged.location), annotation)
 
     def publish(self, staged: Staged) -> None:
         """Move the staged file among the versions, and point the current file at it; synced on
         return.
         """
         path = Path(staged.location)
-        kept = self._versions(staged.target) / path.name
-        try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, kept)
-            os.utime(kept)
-            shown = self._point(staged, kept)
-            # Synced together at the end: one commit of the file system's journal serves both.
-            _sync(kept.parent)
-            _sync(shown.parent)
-            self._collect(kept)
-        except OSError as error:
-            raise _failed("publish", kept, error) from error
+        kept = self._versions_of(staged.target) / path.name
+        with self._lock(staged.target):
+            try:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.replace(path, kept)
+                except FileNotFoundError:
+                    if not kept.exists():
+                        raise not_staged(staged) from None
+                self._point(staged.target, kept)
+            except OSError as error:
+                raise _failed("publish", kept, error) from error
         self._remove_staged(path)
 
     def discard(self, run: int) -> None:
@@ -112,29 +105,92 @@ class LocalStore:
         """The value of exactly this version; annotated as Path, the file itself, to be
         read only.
         """
-        path = self._find(target, data_version)
-        if path is None:
-            raise StoreError(
-                f"version {data_version} of {target} is not in {self.root}",
-                cause=f"the newest {self._keep} versions are kept; the file may have been removed",
-                hint=f"freshet materialize {target}",
-            )
-        return _read(path, annotation)
+        return self._read(self._kept(target, data_version), annotation)
 
     def has(self, target: AssetPartition, data_version: str) -> bool:
         """Is the file of this version there?"""
         return self._find(target, data_version) is not None
+
+    def versions(self, target: AssetPartition) -> Sequence[StoredVersion]:
+        """The versions that are kept, the one last published or restored first."""
+        aged = []
+        for path in _files(self._versions_of(target)):
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                continue  # collected in between
+            aged.append((found.st_mtime_ns, path, found))
+        aged.sort(key=lambda one: one[:2], reverse=True)
+        shown = self.current(target)
+        inode = shown.stat().st_ino if shown is not None else 0
+        # On a file system without hard links the current file is a copy: of the newest.
+        current = next((n for n, (_, _, found) in enumerate(aged) if found.st_ino == inode), 0)
+        return [
+            StoredVersion(_stem(path.name), found.st_size, mtime_ns // 1000, number == current)
+            for number, (mtime_ns, path, found) in enumerate(aged)
+        ]
+
+    def restore(self, target: AssetPartition, data_version: str) -> None:
+        """Point the current file at a kept version; synced on return."""
+        with self._lock(target):
+            kept = self._kept(target, data_version)
+            try:
+                self._point(target, kept)
+            except OSError as error:
+                raise _failed("restore", kept, error) from error
+
+    def remove(self, target: AssetPartition) -> None:
+        """Delete the current file and those of all kept versions."""
+        folder = self._versions_of(target)
+        with self._lock(target):
+            try:
+                shown = self.current(target)
+                if shown is not None:
+                    shown.unlink(missing_ok=True)
+                if folder.is_dir():
+                    shutil.rmtree(folder)
+            except OSError as error:
+                raise _failed("remove", folder, error) from error
+
+    def collect(self, target: AssetPartition, before_us: int) -> None:
+        """Delete what retention does not ask for and nobody can be reading."""
+        with self._lock(target):
+            versions = self.versions(target)
+            for one in self._retention.collectable(versions, before_us, now_us()):
+                path = self._find(target, one.data_version)
+                if path is not None:
+                    path.unlink(missing_ok=True)
 
     def current(self, target: AssetPartition) -> Path | None:
         """The file people look at: the last published value, or None."""
         folder, stem = self._shown(target)
         return next((path for path in _files(folder) if _stem(path.name) == stem), None)
 
-    def _versions(self, target: AssetPartition) -> Path:
-        return self.root / ".versions" / _name(target)
+    def _lock(self, target: AssetPartition) -> threading.Lock:
+        return self._locks[hash(target) % LOCKS]
+
+    def _read(self, path: Path, annotation: Any) -> Any:
+        if annotation is Path:
+            return path
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise _failed("read", path, error) from error
+        return self._formats.decode(path.suffix, data, annotation)
+
+    def _kept(self, target: AssetPartition, data_version: str) -> Path:
+        path = self._find(target, data_version)
+        if path is None:
+            kept = self._retention.keep
+            cause = f"the newest {kept} versions are kept; the file may have been removed"
+            raise not_kept(target, data_version, str(self.root), cause)
+        return path
+
+    def _versions_of(self, target: AssetPartition) -> Path:
+        return self.root / ".versions" / folder_of(target)
 
     def _find(self, target: AssetPartition, data_version: str) -> Path | None:
-        folder = self._versions(target)
+        folder = self._versions_of(target)
         return next((path for path in _files(folder) if _stem(path.name) == data_version), None)
 
     def _shown(self, target: AssetPartition) -> tuple[Path, str]:
@@ -143,14 +199,17 @@ class LocalStore:
         """
         segments = target.asset.split("/")
         if target.partition:
-            return self.root.joinpath(*segments), _quoted(target.partition)
+            return self.root.joinpath(*segments), quoted(target.partition)
         return self.root.joinpath(*segments[:-1]), segments[-1]
 
-    def _point(self, staged: Staged, kept: Path) -> Path:
+    def _point(self, target: AssetPartition, kept: Path) -> None:
         """Make the current file a link to this version, by one rename; drop
         one of another format.
         """
-        folder, stem = self._shown(staged.target)
+        siblings = [path for path in _files(kept.parent) if path != kept]
+        newest = max((path.stat().st_mtime_ns for path in siblings), default=0)
+        stamp = max(now_us() * 1000, newest + 1000)  # in order though the clock was set back
+        folder, stem = self._shown(target)
         folder.mkdir(parents=True, exist_ok=True)
         shown = folder / (stem + kept.suffix)
         fresh = kept.parent / ".current.link"
@@ -159,17 +218,14 @@ class LocalStore:
             os.link(kept, fresh)
         except OSError:
             shutil.copyfile(kept, fresh)  # a file system without hard links
+        os.utime(kept, ns=(stamp, stamp))
         os.replace(fresh, shown)
-        for suffix in {path.suffix for path in _files(kept.parent)} - {kept.suffix}:
+        fresh.unlink(missing_ok=True)  # a rename onto the same file does nothing
+        for suffix in {path.suffix for path in siblings} - {kept.suffix}:
             (folder / (stem + suffix)).unlink(missing_ok=True)
-        return shown
-
-    def _collect(self, kept: Path) -> None:
-        """Remove all but the newest versions beside the one just published."""
-        aged = sorted(_files(kept.parent), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        for path in aged[self._keep :]:
-            if path != kept:
-                path.unlink(missing_ok=True)
+        # Synced together at the end: one commit of the file system's journal serves both.
+        _sync(kept.parent)
+        _sync(shown.parent)
 
     def _remove_staged(self, path: Path) -> None:
         """Remove the folders of a staged file that has moved, as far as they are empty: a run may
@@ -182,30 +238,6 @@ class LocalStore:
                 folder.rmdir()
             except OSError:
                 break
-
-
-def _read(path: Path, annotation: Any) -> Any:
-    if annotation is Path:
-        return path
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise _failed("read", path, error) from error
-    return decode(path.suffix, data, annotation)
-
-
-def _name(target: AssetPartition) -> Path:
-    """A folder of its own for each asset partition; `=` keeps partitions apart from deeper
-    segments.
-    """
-    return Path(*target.asset.split("/")) / ("=" + _quoted(target.partition))
-
-
-def _quoted(partition: str) -> str:
-    """A partition key as a file name: what is unsafe becomes %XX, a leading dot too; one to one."""
-    name = quote(partition, safe=SAFE, errors="surrogatepass")
-    name = name.replace(".", "%2E") if name.startswith(".") else name
-    return name
 
 
 def _stem(name: str) -> str:

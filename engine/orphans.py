@@ -1,0 +1,129 @@
+"""The hook for assets that were built and are not defined any more: called at most once for each,
+and only where a project has one.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+import structlog
+
+from freshet.engine.errors import StoreError
+from freshet.engine.events import (
+    GraphDeployed,
+    Observed,
+    OrphanHandled,
+    Recorded,
+    RunAbandoned,
+    RunCancelled,
+    RunFailed,
+    RunSucceeded,
+)
+from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
+from freshet.engine.stores.router import Router
+from freshet.engine.stores.store import Store, StoredVersion
+from freshet.engine.stream import MAX_BATCH, EventStream
+from freshet.projections.orphans import OrphanRow, orphan_rows
+from freshet.projections.view import View
+
+log = structlog.get_logger("freshet.orphans")
+
+
+class Orphan:
+    """An asset that is not defined any more: its key, and the partitions that have a version."""
+
+    def __init__(
+        self,
+        key: AssetKey,
+        partitions: tuple[PartitionKey, ...],
+        store: Store,
+        forget: Callable[[], None],
+    ) -> None:
+        self.key = key
+        self.partitions = partitions
+        self._store = store
+        self._forget = forget
+
+    def versions(self, partition: PartitionKey = "") -> Sequence[StoredVersion]:
+        """The versions of a partition that the store keeps, the newest first."""
+        return self._store.versions(AssetPartition(self.key, partition))
+
+    def delete(self) -> None:
+        """Delete all its values, old versions too, for good. Its history stays; should it be
+        defined again, it is built anew. Raises StoreError if it is defined again already.
+        """
+        self._forget()
+        for partition in self.partitions:
+            self._store.remove(AssetPartition(self.key, partition))
+
+    def __repr__(self) -> str:
+        return f"Orphan({self.key!r}, {len(self.partitions)} partitions)"
+
+
+OnRemoved = Callable[[Orphan], object]
+"""What a project does about an orphan. Called in a worker thread; what it returns does not count.
+"""
+
+
+class Undertaker:
+    """Tells the hook of each orphan. That it is told is recorded first: a hook that was cut off, or
+    raised, is not called again; but should the asset return and go again, it is.
+    """
+
+    def __init__(
+        self, hook: OnRemoved | None, view: View, stream: EventStream, store: Store
+    ) -> None:
+        self._hook = hook
+        self._view = view
+        self._stream = stream
+        self._store = store
+        self._woken = anyio.Event()
+        self._told: set[tuple[AssetKey, int]] = set()
+
+    def heed(self, recorded: Recorded, view: View) -> None:
+        """An event was folded: there may be orphans, or one that was waiting for its last run."""
+        ends = RunSucceeded | RunFailed | RunCancelled | RunAbandoned
+        if isinstance(recorded.event, GraphDeployed | ends):
+            self._woken.set()
+
+    async def run(self) -> None:
+        """Tell the hook, until cancelled."""
+        while self._hook is not None:
+            self._woken = anyio.Event()
+            for key in list(self._view.catalog.unhandled):
+                await self._tell(key, self._hook)
+            await self._woken.wait()
+
+    async def _tell(self, key: AssetKey, hook: OnRemoved) -> None:
+        if any(name.asset == key for name in self._view.staleness.ghosts):
+            return  # its last run is alive: the end of that wakes
+        for row in orphan_rows(self._view, key):
+            if (key, row.removed_at) in self._told:
+                continue  # just now: it is not folded yet
+            self._told.add((key, row.removed_at))
+            await self._stream.append([OrphanHandled(key, row.removed_at)])
+            orphan = Orphan(key, row.partitions, self._store_of(row), partial(self._forget, row))
+            try:
+                await anyio.to_thread.run_sync(hook, orphan, abandon_on_cancel=True)
+            except Exception as error:  # recorded: in the log; the hook is not called again
+                log.error("on_removed raised", asset=key, why=f"{type(error).__name__}: {error}")
+
+    def _store_of(self, row: OrphanRow) -> Store:
+        if isinstance(self._store, Router):
+            return self._store.store_of(row.asset, row.store)
+        return self._store
+
+    def _forget(self, row: OrphanRow) -> None:
+        """That its versions are gone is recorded before they are: nobody relies on what is not
+        there. Called in the thread of the hook.
+        """
+        if row.asset in self._view.catalog.definitions:
+            raise StoreError(
+                f"'{row.asset}' is defined again: nothing of it was deleted",
+                hint="it is an orphan no more",
+            )
+        gone = [Observed(row.asset, partition) for partition in row.partitions]
+        for start in range(0, len(gone), MAX_BATCH):
+            anyio.from_thread.run(self._stream.append, gone[start : start + MAX_BATCH])

@@ -1,0 +1,213 @@
+"""Rolling back: an earlier version becomes the current one, in the stream and in the store."""
+
+from collections.abc import Callable
+from functools import partial
+
+import anyio
+import anyio.to_thread
+import msgspec
+import structlog
+
+from freshet.engine.asking import existing
+from freshet.engine.errors import ConflictError, RequestError, StoreError
+from freshet.engine.events import (
+    Recorded,
+    RolledBack,
+    RunAbandoned,
+    RunCancelled,
+    RunFailed,
+    RunSucceeded,
+)
+from freshet.engine.keys import AssetPartition
+from freshet.engine.readers import Readers
+from freshet.engine.sqlite_reader import SqliteReader
+from freshet.engine.stores.store import Store
+from freshet.engine.stream import MAX_BATCH, EventStream
+from freshet.projections.catalog import Version
+from freshet.projections.editions import VersionRow, meant, version_rows
+from freshet.projections.view import View
+
+MAX_TRIES = 100
+"""How often it is looked anew because something else was recorded between look and record."""
+
+log = structlog.get_logger("freshet.rollback")
+
+
+class RollbackQuestion(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Make this version (or the one that begins so) of an asset partition the current one."""
+
+    target: str
+    version: str
+    reason: str = ""
+
+
+class RolledBackTo(msgspec.Struct, frozen=True):
+    """What has become the current version, which was stated at `version_at`; `position` is that of
+    the event that says so, or 0 if it was the current one already.
+    """
+
+    asset: str
+    partition: str
+    data_version: str
+    version_at: int
+    position: int
+
+
+async def roll_back(
+    stream: EventStream,
+    current_view: Callable[[], View],
+    store: Store,
+    question: RollbackQuestion,
+    *,
+    actor: str | None = None,
+    key: str | None = None,
+) -> RolledBackTo:
+    """Record the rollback a person asks for, if the store has the value. `current_view` is the fold
+    of the stream, as far as it has come. Raises RequestError.
+    """
+    row = await _found(stream, current_view(), question)
+    name = AssetPartition(row.asset, row.partition)
+    await _check_kept(store, name, row)
+    for _ in range(MAX_TRIES):
+        view = current_view()
+        if view.position < stream.head:
+            await anyio.sleep(0.001)
+            continue
+        _check_idle(view, name)
+        made = Version.of(await stream.at(view.staleness.made_at(*name)))
+        answer = RolledBackTo(*name, row.data_version, row.position, 0)
+        if made is not None and made.data_version == row.data_version:
+            return answer
+        found = await stream.at(row.position)
+        version = Version.of(found)
+        assert version is not None
+        event = RolledBack(
+            *name,
+            row.data_version,
+            row.position,
+            question.reason,
+            version.run,
+            version.code_version,
+            version.inputs,
+            version.metadata,
+        )
+        try:
+            positions = await stream.append([event], key=key, expected=view.position, actor=actor)
+        except ConflictError:
+            continue
+        return msgspec.structs.replace(answer, position=positions[0])
+    raise RequestError(
+        f"'{name}' was not rolled back",
+        cause="so much is being recorded that nothing could be decided in between",
+        hint="try again, or pause it first: freshet pause",
+    )
+
+
+async def events_about(stream: EventStream | SqliteReader, name: AssetPartition) -> list[Recorded]:
+    """All events about one asset partition."""
+    found: list[Recorded] = []
+    while batch := await stream.read(
+        found[-1].position if found else 0, limit=MAX_BATCH, subject=str(name)
+    ):
+        found += batch
+    return found
+
+
+async def _found(stream: EventStream, view: View, question: RollbackQuestion) -> VersionRow:
+    name = existing(view, question.target)
+    if view.staleness.graph.specs[name.asset].is_source:
+        raise RequestError(
+            f"'{name.asset}' is a source, which is produced outside Freshet",
+            hint=f"bring the old content back there, or `freshet emit {name} --version V`",
+        )
+    rows = version_rows(await events_about(stream, name), view.staleness.made_at(*name))
+    return meant(name, rows, question.version)
+
+
+async def _check_kept(store: Store, name: AssetPartition, row: VersionRow) -> None:
+    if "bytes" not in row.metadata:
+        raise RequestError(
+            f"version {row.data_version} of '{name}' came without a value",
+            cause="the asset writes its own data, and said only which version it is",
+            hint=f"bring it back where it is, then `freshet observe {name} --version"
+            f" {row.data_version}`",
+        )
+    if await anyio.to_thread.run_sync(store.has, name, row.data_version):
+        return
+    kept = await anyio.to_thread.run_sync(store.versions, name)
+    listed = ", ".join(one.data_version for one in kept)
+    raise RequestError(
+        f"version {row.data_version} of '{name}' is not kept any more",
+        cause=f"the store has {listed or 'none'}",
+        hint=f"keep more of them (keep= of the store); or freshet materialize {name}",
+    )
+
+
+def _check_idle(view: View, name: AssetPartition) -> None:
+    cell = view.staleness.cell(*name)
+    if cell is not None and cell.running:
+        raise RequestError(
+            f"run {cell.run} of '{name}' is going on: its result would be newer",
+            hint=f"wait until it has ended, or `freshet cancel {cell.run}`",
+        )
+
+
+class Restorer:
+    """Keeps what people look at in the store at the version that is current in the stream: after
+    each rollback, and once on start for those before, as the last daemon may have been cut off.
+
+    What is still to be restored is held: nothing of it is collected meanwhile.
+    """
+
+    def __init__(self, view: View, stream: EventStream, store: Store, readers: Readers) -> None:
+        self._view = view
+        self._stream = stream
+        self._store = store
+        self._readers = readers
+        self._woken = anyio.Event()
+        self._pending: dict[AssetPartition, None] = {}
+        for name in view.catalog.rolled_back:
+            self._add(name)
+
+    def heed(self, recorded: Recorded, view: View) -> None:
+        """An event was folded."""
+        event = recorded.event
+        if isinstance(event, RolledBack):
+            self._add(AssetPartition(event.asset, event.partition))
+        elif isinstance(event, RunSucceeded | RunFailed | RunCancelled | RunAbandoned):
+            self._woken.set()
+
+    async def run(self) -> None:
+        """Restore what is to be restored, until cancelled."""
+        while True:
+            self._woken = anyio.Event()
+            for name in list(self._pending):
+                if await self._restore(name):
+                    self._pending.pop(name)
+                    self._readers.release(name)
+            await self._woken.wait()
+
+    def _add(self, name: AssetPartition) -> None:
+        self._pending[name] = None
+        self._readers.hold(name)
+        self._woken.set()
+
+    async def _restore(self, name: AssetPartition) -> bool:
+        """Is it done with? Not while it runs: the run may publish at the same time."""
+        if self._is_running(name):
+            return False
+        position = self._view.staleness.made_at(*name)
+        version = Version.of(await self._stream.at(position)) if position else None
+        if version is None or "bytes" not in version.metadata:
+            return True
+        restore = partial(self._store.restore, name, version.data_version)
+        try:
+            await anyio.to_thread.run_sync(restore)
+        except StoreError as error:
+            log.error("what people look at was not rolled back", asset=str(name), why=str(error))
+            return True
+        return self._view.staleness.made_at(*name) == position and not self._is_running(name)
+
+    def _is_running(self, name: AssetPartition) -> bool:
+        cell = self._view.staleness.cell(*name)
+        return cell is not None and cell.running

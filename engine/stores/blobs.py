@@ -1,0 +1,54 @@
+"""What the stores share whose values are bytes under a name, and no files."""
+
+from pathlib import Path
+from typing import Any
+
+from freshet.engine.digests import digest
+from freshet.engine.errors import StoreError
+from freshet.engine.keys import AssetPartition
+from freshet.engine.specs import Plain
+from freshet.engine.stores.formats import Encoded, Formats
+from freshet.engine.stores.store import Staged
+
+
+def staged_of(target: AssetPartition, run: int, encoded: Encoded, location: str) -> Staged:
+    """What is told of a value that was staged."""
+    metadata: dict[str, Plain] = {"bytes": len(encoded.data)}
+    if encoded.rows is not None:
+        metadata["rows"] = encoded.rows
+    return Staged(target, run, version_of(encoded), metadata, location)
+
+
+def version_of(encoded: Encoded) -> str:
+    """The data version of a stored form: its digest."""
+    return digest([encoded.suffix.encode(), encoded.data])
+
+
+def read(
+    formats: Formats, target: AssetPartition, found: Encoded, annotation: Any, store: str
+) -> Any:
+    """A value of a store without files. Raises StoreError."""
+    if annotation is Path:
+        raise StoreError(
+            f"{target} cannot be loaded as a Path",
+            cause=f"{store} has no files",
+            hint="annotate the parameter as bytes, or use a LocalStore",
+        )
+    return formats.decode(found.suffix, found.data, annotation)
+
+
+def not_staged(staged: Staged) -> StoreError:
+    """Of a value that is to be published."""
+    return StoreError(
+        f"run {staged.run} has staged nothing for {staged.target}",
+        hint=f"freshet materialize {staged.target}",
+    )
+
+
+def not_kept(target: AssetPartition, data_version: str, where: str, cause: str) -> StoreError:
+    """Of a version that is asked for."""
+    return StoreError(
+        f"version {data_version} of {target} is not in {where}",
+        cause=cause,
+        hint=f"freshet materialize {target}",
+    )
