@@ -17,9 +17,6 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
     """What all events share: nothing but being one. `omit_defaults` keeps the stream small."""
 
 
-# --- definitions ------------------------------------------------------------------------------
-
-
 class GraphDeployed(Event, frozen=True, tag="GraphDeployed"):
     """The definitions as data; appended only when their digest differs from the last one."""
 

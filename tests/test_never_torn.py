@@ -90,9 +90,9 @@ async def publish_under_kills(folder: Path, publishes: int, kills: int) -> Reade
     readers = Readers(place)
     threads = [threading.Thread(target=readers.read_files) for _ in range(1)]
     each = publishes // (kills + 1)
-    number = 0
+    number = goal = 0
 
-    async def tick(daemon_ended: threading.Event) -> None:
+    async def tick() -> None:
         nonlocal number
         number += 1
         try:
@@ -109,13 +109,12 @@ async def publish_under_kills(folder: Path, publishes: int, kills: int) -> Reade
             tasks.start_soon(readers.read_versions)
             for _ in range(kills + 1):
                 daemon = place.start()
-                ended = threading.Event()
                 try:
-                    goal = number + each
+                    goal += each
                     with anyio.fail_after(PATIENCE_S):
-                        while number < goal:
+                        while await published(place) < goal:
                             assert daemon.poll() is None, place.log()
-                            await tick(ended)
+                            await tick()
                             await anyio.sleep(place.rng.uniform(0, 0.02))
                 finally:
                     daemon.kill()
@@ -129,6 +128,9 @@ async def publish_under_kills(folder: Path, publishes: int, kills: int) -> Reade
 
 
 async def published(place: Killable) -> int:
+    """How many runs have published so far."""
+    if not place.stream.exists() or not place.stream.stat().st_size:
+        return 0
     async with SqliteReader.open(place.stream) as stream:
         found, at = 0, 0
         while batch := await stream.read(at):
@@ -138,14 +140,13 @@ async def published(place: Killable) -> int:
 
 
 @pytest.mark.parametrize(
-    ("publishes", "kills"), [(60, 5), pytest.param(700, 30, marks=pytest.mark.slow)]
+    ("publishes", "kills"), [(60, 5), pytest.param(520, 30, marks=pytest.mark.slow)]
 )
 async def test_no_reader_sees_a_torn_or_mixed_value(
     tmp_path: Path, publishes: int, kills: int
 ) -> None:  # K10
     readers = await publish_under_kills(tmp_path / "place", publishes, kills)
     assert readers.wrong == []
-    made = await published(readers.place)
-    assert made >= publishes * 5 // 7, made  # a change during a run is one run more, not two
+    assert await published(readers.place) >= publishes - publishes % (kills + 1)
     assert len(readers.seen) > kills
     assert readers.looked > publishes

@@ -196,16 +196,16 @@ class Place:
         return (self.folder / "calls.txt").read_text().split()
 
 
-async def began(folder: Path) -> Place:
+async def began(folder: Path, project: str = PROJECT, source: str = "ticks") -> Place:
     """A place where a source has changed, and nothing was built."""
-    place = Place(folder)
+    place = Place(folder, project)
     daemon = place.start()
     try:
         await place.until(EngineStarted, 1, daemon)
     finally:
         daemon.send_signal(signal.SIGTERM)
         daemon.wait()
-    assert place.freshet("emit", "ticks", "--version", "one").returncode == 0
+    assert place.freshet("emit", source, "--version", "one").returncode == 0
     return place
 
 
@@ -227,8 +227,17 @@ CUT_OFF = [
 ]
 
 
-@pytest.mark.parametrize("again", [(), ("finish", "before", "1"), ("finish", "after", "1")])
-@pytest.mark.parametrize("moment", CUT_OFF, ids="-".join)
+@pytest.mark.parametrize(
+    ("moment", "again"),
+    [
+        *((moment, ()) for moment in CUT_OFF),
+        (("write", "after", "1"), ("finish", "before", "1")),
+        (("publish", "after", "1"), ("finish", "after", "1")),
+        (("RunSucceeded", "before", "1"), ("finish", "before", "1")),
+        (("RunSucceeded", "before", "1"), ("finish", "after", "1")),
+    ],
+    ids=lambda moment: "-".join(moment) or "once",
+)
 async def test_what_had_begun_to_publish_is_finished_and_not_made_again(
     tmp_path: Path, moment: tuple[str, str, str], again: tuple[str, ...]
 ) -> None:  # B2.3
@@ -305,9 +314,7 @@ project = fr.Project([ticks, killer, innocent], store=fr.LocalStore("data"))
 
 async def test_what_kills_the_engine_three_times_in_a_row_is_quarantined(tmp_path: Path) -> None:
     """It is not started again by itself; the rest goes on; new inputs release it."""
-    (tmp_path / "project.py").write_text(KILLER)
-    place = await began(tmp_path)
-    (tmp_path / "project.py").write_text(KILLER)
+    place = await began(tmp_path, KILLER)
     for _ in range(3):
         place.dies("", "", "0")
     daemon = place.start()
@@ -404,10 +411,7 @@ project = fr.Project([features, model], store=fr.LocalStore("data"))
 
 async def test_a_job_elsewhere_is_found_again_and_not_submitted_twice(tmp_path: Path) -> None:
     """D3: killed while it waits, stopped while it waits, killed before the job was recorded."""
-    (tmp_path / "project.py").write_text(HOSTED)
-    place = await began(tmp_path)
-    (tmp_path / "project.py").write_text(HOSTED)
-    assert place.freshet("emit", "features", "--version", "v1").returncode == 0
+    place = await began(tmp_path, HOSTED, "features")
     place.dies("JobSubmitted", "after", "1")
     daemon = place.start()
     await place.until(EngineStarted, 3, daemon)
@@ -420,12 +424,12 @@ async def test_a_job_elsewhere_is_found_again_and_not_submitted_twice(tmp_path: 
     try:
         await place.until(EngineStarted, 4, daemon)
         (job,) = place.calls()
-        (tmp_path / "service" / f"{job}.done").write_text("trained on v1")
+        (tmp_path / "service" / f"{job}.done").write_text("trained on one")
         await place.until(Materialized, 1, daemon)
         history = await place.history()
         assert [r.event.job for r in history if isinstance(r.event, JobSubmitted)] == [job]
         assert place.calls() == [job]
-        assert (tmp_path / "data" / "model.txt").read_text() == "trained on v1"
+        assert (tmp_path / "data" / "model.txt").read_text() == "trained on one"
         assert place.freshet("emit", "features", "--version", "v2").returncode == 0
         await place.until(JobSubmitted, 2, daemon)
         assert len(set(place.calls())) == 2  # other inputs are another job
@@ -437,10 +441,7 @@ async def test_a_job_elsewhere_is_found_again_and_not_submitted_twice(tmp_path: 
 async def test_the_token_is_the_same_when_the_engine_is_killed_before_the_job_is_recorded(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "project.py").write_text(HOSTED)
-    place = await began(tmp_path)
-    (tmp_path / "project.py").write_text(HOSTED)
-    assert place.freshet("emit", "features", "--version", "v1").returncode == 0
+    place = await began(tmp_path, HOSTED, "features")
     place.dies("JobSubmitted", "before", "1")
     place.dies("JobSubmitted", "after", "1")
     first, second = place.calls()
