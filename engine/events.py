@@ -350,6 +350,14 @@ class EngineStarted(Event, frozen=True, tag="EngineStarted"):
     profile: str = ""
 
 
+class EngineReloaded(Event, frozen=True, tag="EngineReloaded"):
+    """The daemon goes on with other slots or sensors, said as in `EngineStarted`."""
+
+    slots: int = 0
+    sensors: dict[str, tuple[AssetKey, ...]] = {}
+    without_latest: tuple[str, ...] = ()
+
+
 class EngineStopped(Event, frozen=True, tag="EngineStopped"):
     """The daemon stopped in order."""
 
@@ -372,7 +380,8 @@ AnyEvent = (
     | WindowsOpened
     | Paused | Resumed
     | CursorMoved | SensorFailed | SensorRecovered | MessageRejected | MessageSettled
-    | FreshnessAtRisk | FreshnessBreached | FreshnessRestored | EngineStarted | EngineStopped
+    | FreshnessAtRisk | FreshnessBreached | FreshnessRestored
+    | EngineStarted | EngineReloaded | EngineStopped
 )
 # fmt: on
 

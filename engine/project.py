@@ -82,6 +82,8 @@ class Project:
         self.sensors = tuple(sensors)
         self.store: Store = store if store is not None else LocalStore("data")
         self.slots = slots
+        self.code = ""
+        """A digest of the files it was loaded from, if that is known."""
         self._check_sensors()
         self._check_resources(names)
         for asset in self.assets.values():

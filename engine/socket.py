@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import anyio
 import msgspec
@@ -31,8 +32,11 @@ from freshet.engine.events import (
     RunCancelled,
     SourceChanged,
 )
+from freshet.engine.reports import HealthReport, ReloadReport
 from freshet.engine.stream import EventStream
 from freshet.projections.answers import StatusReport
+
+T = TypeVar("T")
 
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 """A demand for 1,000,000 partitions fits; what is larger is not a request from us."""
@@ -60,12 +64,14 @@ there, and that a run is to stop. Runs, their checks and materializations are th
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Append these events for `actor`, once per `key`; or answer a question."""
+    """Append these events for `actor`, once per `key`; or answer a question; or reload."""
 
     events: tuple[Wish, ...] = ()
     actor: str | None = None
     key: str | None = None
     status: StatusQuestion | None = None
+    health: bool = False
+    reload: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -74,6 +80,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     first: int = 0
     last: int = 0
     report: StatusReport | None = None
+    health: HealthReport | None = None
+    reload: ReloadReport | None = None
     error: str = ""
     cause: str | None = None
     hint: str | None = None
@@ -90,13 +98,18 @@ def socket_path(state: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"freshet-{os.getuid()}-{digest}.sock"
 
 
-StatusAnswer = Callable[[StatusQuestion], Awaitable[StatusReport]]
+class Answers(NamedTuple):
+    """Who answers which question, and does what is asked."""
+
+    status: Callable[[StatusQuestion], Awaitable[StatusReport]]
+    health: Callable[[], Awaitable[HealthReport]]
+    reload: Callable[[], Awaitable[ReloadReport]]
 
 
 async def serve(
     state: Path,
     stream: EventStream,
-    status: StatusAnswer,
+    answers: Answers,
     *,
     ready: anyio.Event | None = None,
 ) -> None:
@@ -108,7 +121,7 @@ async def serve(
         if ready is not None:
             ready.set()
         async with listener:
-            await listener.serve(lambda client: _converse(client, stream, status))
+            await listener.serve(lambda client: _converse(client, stream, answers))
     finally:
         path.unlink(missing_ok=True)
 
@@ -127,10 +140,23 @@ async def ask_status(state: Path, question: StatusQuestion) -> StatusReport:
     """How things stand, as the daemon knows it: nothing is read or folded for it. Raises as `ask`,
     and OSError also when the daemon does not know the question.
     """
-    answer = await _exchange(state, Request(status=question))
-    if answer.report is None:
+    return _known((await _exchange(state, Request(status=question))).report)
+
+
+async def ask_health(state: Path) -> HealthReport:
+    """How the daemon is. Raises as `ask_status`."""
+    return _known((await _exchange(state, Request(health=True))).health)
+
+
+async def ask_reload(state: Path) -> ReloadReport:
+    """Have the daemon load its definitions anew; what came of it. Raises as `ask_status`."""
+    return _known((await _exchange(state, Request(reload=True))).reload)
+
+
+def _known(answer: T | None) -> T:
+    if answer is None:
         raise OSError("the daemon is of another release")
-    return answer.report
+    return answer
 
 
 async def _exchange(state: Path, request: Request) -> Answer:
@@ -143,7 +169,7 @@ async def _exchange(state: Path, request: Request) -> Answer:
     return answer
 
 
-async def _converse(client: SocketStream, stream: EventStream, status: StatusAnswer) -> None:
+async def _converse(client: SocketStream, stream: EventStream, answers: Answers) -> None:
     async with client:
         lines = BufferedByteReceiveStream(client)
         while True:
@@ -156,7 +182,7 @@ async def _converse(client: SocketStream, stream: EventStream, status: StatusAns
                     client, Answer(error=f"a request is longer than {MAX_REQUEST_BYTES} bytes")
                 )
                 return
-            await _say(client, await _answer(line, stream, status))
+            await _say(client, await _answer(line, stream, answers))
 
 
 async def _say(client: ByteStream, answer: Answer) -> None:
@@ -166,11 +192,15 @@ async def _say(client: ByteStream, answer: Answer) -> None:
         return  # whoever asked has gone; what was appended stays appended
 
 
-async def _answer(line: bytes, stream: EventStream, status: StatusAnswer) -> Answer:
+async def _answer(line: bytes, stream: EventStream, answers: Answers) -> Answer:
     try:
         request = msgspec.json.decode(line, type=Request)
         if request.status is not None:
-            return Answer(report=await status(request.status))
+            return Answer(report=await answers.status(request.status))
+        if request.health:
+            return Answer(health=await answers.health())
+        if request.reload:
+            return Answer(reload=await answers.reload())
         if not request.events:
             return Answer(error="a request appends no event")
         if any(isinstance(event, CheckEvaluated) and event.run for event in request.events):

@@ -89,7 +89,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     Of one asset also its partitions, a page at a time: `next` is the key to go on after. `pauses`
     are those that hold what the report is about, or a sensor that feeds it; of all assets, all.
     `sensors` are those that feed it, `circuits` those that are open; `profile` is the one the last
-    daemon has run under.
+    daemon has run under. `notices` is what the daemon that answers wants known.
     """
 
     position: int
@@ -103,6 +103,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     sensors: tuple[SensorRow, ...] = ()
     circuits: tuple[CircuitRow, ...] = ()
     profile: str = ""
+    notices: tuple[str, ...] = ()
 
 
 class GraphRow(msgspec.Struct, frozen=True):

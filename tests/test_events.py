@@ -12,6 +12,7 @@ from freshet.engine.events import (
     CursorMoved,
     DemandCancelled,
     Demanded,
+    EngineReloaded,
     EngineStarted,
     EngineStopped,
     FellDue,
@@ -256,6 +257,7 @@ EVENTS: list[tuple[AnyEvent, str, int | None]] = [
         None,
     ),
     (EngineStarted("0.1.0", profile="prod"), "", None),
+    (EngineReloaded(4, {"files": ("landing",)}, ("files",)), "", None),
     (EngineStopped("SIGTERM"), "", None),
     (
         CheckEvaluated(

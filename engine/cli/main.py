@@ -12,6 +12,9 @@ from freshet.engine.secrets import redact
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "A month of New York flights lands, a small graph reacts."),
     "run": ("run", "Keep a project fresh until told to stop."),
+    "reload": ("daemon", "Have the daemon load the definitions anew; runs go on."),
+    "health": ("daemon", "Is the daemon well? Exit code 0, or 1 and why not."),
+    "systemd-unit": ("daemon", "Print a systemd unit that keeps a project running."),
     "check": ("run", "Load a project and say what is wrong with it; changes nothing."),
     "status": ("read", "Is it fresh? All assets, one, or one partition."),
     "why": ("read", "Why is it as it is: the chain of causes, or what it waits for."),

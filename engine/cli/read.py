@@ -288,6 +288,8 @@ def _print_status(report: StatusReport, now_us: int, *, whole: bool) -> None:
     print_health(report.sensors, now_us, whole=whole)
     for key in report.orphans:
         click.echo(f"{key}: no longer defined; its history is kept")
+    for notice in report.notices:
+        click.echo(f"note: {notice}")
     verdict = "everything is fresh" if report.fresh else "not everything is fresh"
     under = f", profile {report.profile}" if report.profile else ""
     click.echo(f"{verdict}, at position {report.position}{under}", err=True)
