@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "Keep a project fresh until told to stop."),
     "reload": ("daemon", "Have the daemon load the definitions anew; runs go on."),
     "health": ("daemon", "Is the daemon well? Exit code 0, or 1 and why not."),
+    "doctor": ("doctor", "Look for what could keep Freshet from working here."),
     "systemd-unit": ("daemon", "Print a systemd unit that keeps a project running."),
     "check": ("run", "Load a project and say what is wrong with it; changes nothing."),
     "status": ("read", "Is it fresh? All assets, one, or one partition."),
