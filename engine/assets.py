@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, overload
 
 from freshet.engine.arguments import (
     check_batch,
-    check_max_changes,
+    check_counts,
     check_partitions,
-    check_retries,
-    plain,
+    columns_of,
+    metadata_of,
     shares,
     texts,
     timeout_ms,
@@ -22,8 +22,9 @@ from freshet.engine.keys import AssetKey, asset_key
 from freshet.engine.mappings import Custom, PartitionMapping
 from freshet.engine.partitions import Partitions
 from freshet.engine.policies import AllOf, AnyOf, Policy, all_of, any_of, check_policy
+from freshet.engine.schemas import type_name, version_with
 from freshet.engine.signatures import annotations_of, config_of, parameters_of, place_of
-from freshet.engine.specs import AssetSpec, Missing, Plain
+from freshet.engine.specs import AssetSpec, Missing
 
 
 class Input(NamedTuple):
@@ -151,7 +152,8 @@ def asset(
     owners: Sequence[str] = (),
     kinds: Sequence[str] = (),
     description: str | None = None,
-    metadata: Mapping[str, Plain] | None = None,
+    metadata: Mapping[str, object] | None = None,
+    columns: Mapping[str, str | type] | None = None,
 ) -> Callable[[Callable[..., Any]], Asset]: ...
 
 
@@ -176,7 +178,8 @@ def asset(
     owners: Sequence[str] = (),
     kinds: Sequence[str] = (),
     description: str | None = None,
-    metadata: Mapping[str, Plain] | None = None,
+    metadata: Mapping[str, object] | None = None,
+    columns: Mapping[str, str | type] | None = None,
 ) -> Asset | Callable[[Callable[..., Any]], Asset]:
     """Declare that this function produces an asset; its parameters are the assets it is made from.
 
@@ -189,23 +192,21 @@ def asset(
     `fr.Changes` receives changes, each in one successful run, at most `max_changes` (1,000) at a
     time: those of the source it names, else those of all sources in `deps`. A run takes of each of
     `pools` a share of 1, or the weight that is given, and waits until there is room. Durations are
-    seconds or text like "15m". The rest is for people. Raises DefinitionError naming asset and
-    file.
+    seconds or text like "15m". Only a table of exactly these `columns` is published (types as in
+    `fr.schema`). The rest is for people. Raises DefinitionError naming asset and file.
     """
 
     def declare(function: Callable[..., Any]) -> Asset:
         name = asset_key(key if key is not None else getattr(function, "__name__", "?"))
         where = place_of(function)
-        check_retries(name, retries, where)
-        check_partitions(name, partitions, where)
         check_batch(name, batch, partitions, where)
-        check_max_changes(name, max_changes, where)
+        check_counts(name, retries, max_changes, where)
         spec = AssetSpec(
             name,
             "asset",
             partitions=partitions,
             policy=freshness if freshness is not None else AssetSpec("x").policy,
-            code_version=code_version if code_version is not None else derived_version(function),
+            code_version=_version(function, code_version, columns),
             retries=retries,
             retry_delay_ms=parse_duration_ms(retry_delay, f"asset '{name}': retry_delay"),
             timeout_ms=timeout_ms(name, timeout, where),
@@ -216,8 +217,9 @@ def asset(
             owners=texts(owners, name, "owners"),
             kinds=texts(kinds, name, "kinds"),
             description=inspect.getdoc(function) or "" if description is None else description,
-            metadata=plain(metadata or {}, name),
+            metadata=metadata_of(metadata or {}, name),
             pools=shares(name, pools, where),
+            columns=columns_of(name, columns, where),
             config=config_of(function),
         )
         return Asset(
@@ -225,6 +227,13 @@ def asset(
         )
 
     return declare(function) if function is not None else declare
+
+
+def _version(
+    function: Callable[..., Any], given: str | None, columns: Mapping[str, str | type] | None
+) -> str:
+    named = {column: type_name(kind) for column, kind in (columns or {}).items()}
+    return version_with(given if given is not None else derived_version(function), named)
 
 
 def source(
@@ -236,7 +245,7 @@ def source(
     owners: Sequence[str] = (),
     kinds: Sequence[str] = (),
     description: str = "",
-    metadata: Mapping[str, Plain] | None = None,
+    metadata: Mapping[str, object] | None = None,
 ) -> Source:
     """Declare an asset that is produced outside Freshet; a sensor or `freshet emit` tells its
     versions.
@@ -255,6 +264,6 @@ def source(
         owners=texts(owners, name, "owners"),
         kinds=texts(kinds, name, "kinds"),
         description=description,
-        metadata=plain(metadata or {}, name),
+        metadata=metadata_of(metadata or {}, name),
     )
     return Source(spec, where)

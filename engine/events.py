@@ -10,7 +10,7 @@ import msgspec
 
 from freshet.engine.keys import WHOLE, AssetKey, AssetPartition, PartitionKey
 from freshet.engine.parts import Absorbed, Cause, FailureKind, Input, Payload, Target
-from freshet.engine.specs import AssetSpec, Plain, Severity
+from freshet.engine.specs import AssetSpec, Metadata, Plain, Severity
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
@@ -36,7 +36,7 @@ class SourceChanged(Event, frozen=True, tag="SourceChanged"):
     asset: AssetKey
     partition: PartitionKey = WHOLE
     data_version: str = ""
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
     payload: Payload | None = None
 
 
@@ -48,7 +48,7 @@ class Observed(Event, frozen=True, tag="Observed"):
     asset: AssetKey
     partition: PartitionKey = WHOLE
     data_version: str = ""
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
 
 
 class Materialized(Event, frozen=True, tag="Materialized"):
@@ -60,7 +60,7 @@ class Materialized(Event, frozen=True, tag="Materialized"):
     data_version: str = ""
     code_version: str = ""
     inputs: tuple[Input, ...] = ()
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
     absorbed: Absorbed | None = None
 
 
@@ -75,7 +75,7 @@ class CheckEvaluated(Event, frozen=True, tag="CheckEvaluated"):
     run: int = 0
     passed: bool = True
     blocking: bool = False
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
     data_version: str = ""
     severity: Severity = "warn"
     message: str = ""

@@ -149,6 +149,7 @@ class Runner:
                 payloads=self._payloads,
                 intents=self._intents,
                 submitted=partial(self._submitted, order.run),
+                columns=found.columns_of(target.asset for target in order.targets),
             )
             if order.reading is not None:
                 work = await self._with_changes(work, order.reading)

@@ -12,8 +12,9 @@ from freshet.engine.errors import RequestError
 from freshet.engine.events import Recorded
 from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.partitions import describe
+from freshet.engine.schemas import Difference, drift
 from freshet.engine.selection import select
-from freshet.engine.specs import AssetSpec
+from freshet.engine.specs import AssetSpec, Metadata
 from freshet.projections.catalog import Version
 from freshet.projections.causes import blocker_text
 from freshet.projections.cells import Cell, cells_of
@@ -62,6 +63,8 @@ class AssetRow(msgspec.Struct, frozen=True):
     data_version: str | None = None
     changed_at_us: int | None = None
     note: str = ""
+    drift: tuple[Difference, ...] = ()
+    """Schema drift: what its definition says of columns other than its newest version has."""
 
 
 class PartitionRow(msgspec.Struct, frozen=True):
@@ -79,7 +82,7 @@ class PartitionRow(msgspec.Struct, frozen=True):
     position: int | None
     run: int | None
     data_version: str | None = None
-    metadata: dict[str, str | int | float | bool | None] = {}
+    metadata: Metadata = {}
     note: str = ""
 
 
@@ -121,7 +124,7 @@ class GraphRow(msgspec.Struct, frozen=True):
     owners: tuple[str, ...]
     kinds: tuple[str, ...]
     description: str
-    metadata: dict[str, str | int | float | bool | None]
+    metadata: Metadata
 
 
 def status_report(
@@ -281,8 +284,14 @@ def positions_in(report: StatusReport) -> list[int]:
     return [position for position in found if position is not None]
 
 
-def with_versions(report: StatusReport, events: Mapping[int, Recorded]) -> StatusReport:
-    """The report with the versions those events state."""
+def with_versions(
+    report: StatusReport,
+    events: Mapping[int, Recorded],
+    specs: Mapping[AssetKey, AssetSpec],
+) -> StatusReport:
+    """The report with the versions those events state, and where their columns are others than
+    those of the definitions.
+    """
 
     def found(position: int | None) -> Version | None:
         return Version.of(events.get(position)) if position is not None else None
@@ -292,15 +301,24 @@ def with_versions(report: StatusReport, events: Mapping[int, Recorded]) -> Statu
         version = found(row.position)
         if version is not None:
             text = version.data_version if row.total == 1 else None
-            row = replace(row, data_version=text, changed_at_us=version.recorded_at)
+            differences = drift_of(specs[row.asset], version)
+            row = replace(
+                row, data_version=text, changed_at_us=version.recorded_at, drift=differences
+            )
         assets.append(row)
     partitions = []
     for part in report.partitions:
         version = found(part.position)
         if version is not None:
-            part = replace(part, data_version=version.data_version, metadata=dict(version.metadata))
+            part = replace(part, data_version=version.data_version, metadata=version.metadata)
         partitions.append(part)
     return replace(report, assets=tuple(assets), partitions=tuple(partitions))
+
+
+def drift_of(spec: AssetSpec, version: Version | None) -> tuple[Difference, ...]:
+    """How the declared columns differ from those of a version."""
+    published = version.metadata.get("columns") if version is not None else None
+    return drift(spec.columns, published) if isinstance(published, str) else ()
 
 
 def graph_rows(view: View, pattern: str | None = None) -> list[GraphRow]:

@@ -20,7 +20,7 @@ from freshet.engine.events import (
 )
 from freshet.engine.keys import AssetKey
 from freshet.engine.parts import Input
-from freshet.engine.specs import AssetSpec, Plain
+from freshet.engine.specs import AssetSpec, Metadata
 
 
 class Version(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -32,7 +32,7 @@ class Version(msgspec.Struct, frozen=True, omit_defaults=True):
     run: int = 0
     code_version: str = ""
     inputs: tuple[Input, ...] = ()
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
 
     @classmethod
     def of(cls, recorded: Recorded | None) -> "Version | None":

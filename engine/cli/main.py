@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "backfills": ("backfill", "How far each backfill is; take one back."),
     "partitions": ("backfill", "Add or remove partitions by name."),
     "next": ("next", "When assets run next, or what they wait for."),
-    "plan": ("read", "What is not as it should be, and what would run."),
+    "plan": ("plan", "What is not as it should be, and what would run."),
     "freshness": ("freshness", "How well were promises kept: error budgets, worst lags."),
     "checks": ("checks", "What the checks said of the values."),
     "check-data": ("checks", "Have the checks of a project look at the values that are there now."),

@@ -78,8 +78,7 @@ class LocalStore:
         except OSError as error:
             self.discard(run)
             raise _failed("write", path, error) from error
-        rows = {} if encoded.rows is None else {"rows": encoded.rows}
-        return Staged(target, run, version, {"bytes": len(encoded.data), **rows}, str(path))
+        return Staged(target, run, version, encoded.metadata, str(path))
 
     def look(self, staged: Staged, annotation: Any) -> Any:
         """The staged value; annotated as Path, its file, to be read only."""

@@ -29,8 +29,7 @@ class MemoryStore:
         with self._lock:
             self._staged.setdefault(run, {})[target] = encoded
         version = digest([encoded.suffix.encode(), encoded.data])
-        rows = {} if encoded.rows is None else {"rows": encoded.rows}
-        return Staged(target, run, version, {"bytes": len(encoded.data), **rows}, "memory")
+        return Staged(target, run, version, encoded.metadata, "memory")
 
     def look(self, staged: Staged, annotation: Any) -> Any:
         """The staged value."""
