@@ -61,6 +61,9 @@ class AssetRow(msgspec.Struct, frozen=True):
     lag_ms: int
     position: int | None
     data_version: str | None = None
+    changed_at: int | None = None
+    """Position at which the data of any partition last became other: made anew to the same content,
+    they stay as old as they were."""
     changed_at_us: int | None = None
     note: str = ""
     drift: tuple[Difference, ...] = ()
@@ -84,6 +87,9 @@ class PartitionRow(msgspec.Struct, frozen=True):
     data_version: str | None = None
     metadata: Metadata = {}
     note: str = ""
+    changed_at: int | None = None
+    """Position at which its data last became other."""
+    changed_at_us: int | None = None
 
 
 class StatusReport(msgspec.Struct, frozen=True):
@@ -232,6 +238,7 @@ def asset_row(view: View, key: AssetKey, now_us: int) -> AssetRow:
         _lag_us(state, now_us) // 1000,
         state.newest or None,
         note=note(view, worst) if worst is not None else "",
+        changed_at=max(state.changed_at, default=0) or None,
     )
 
 
@@ -263,6 +270,7 @@ def partition_row(view: View, cell: Cell, now_us: int) -> PartitionRow:
         cell.made_at or None,
         cell.started_at or None,
         note=note(view, cell),
+        changed_at=cell.changed_at or None,
     )
 
 
@@ -280,7 +288,8 @@ def note(view: View, cell: Cell) -> str:
 
 def positions_in(report: StatusReport) -> list[int]:
     """The events that state the versions a report is about."""
-    found = [row.position for row in report.assets] + [row.position for row in report.partitions]
+    rows = [*report.assets, *report.partitions]
+    found = [position for row in rows for position in (row.position, row.changed_at)]
     return [position for position in found if position is not None]
 
 
@@ -296,22 +305,24 @@ def with_versions(
     def found(position: int | None) -> Version | None:
         return Version.of(events.get(position)) if position is not None else None
 
+    def moment(position: int | None) -> int | None:
+        event = events.get(position) if position is not None else None
+        return event.recorded_at if event is not None else None
+
     assets = []
     for row in report.assets:
         version = found(row.position)
         if version is not None:
             text = version.data_version if row.total == 1 else None
             differences = drift_of(specs[row.asset], version)
-            row = replace(
-                row, data_version=text, changed_at_us=version.recorded_at, drift=differences
-            )
-        assets.append(row)
+            row = replace(row, data_version=text, drift=differences)
+        assets.append(replace(row, changed_at_us=moment(row.changed_at)))
     partitions = []
     for part in report.partitions:
         version = found(part.position)
         if version is not None:
             part = replace(part, data_version=version.data_version, metadata=version.metadata)
-        partitions.append(part)
+        partitions.append(replace(part, changed_at_us=moment(part.changed_at)))
     return replace(report, assets=tuple(assets), partitions=tuple(partitions))
 
 

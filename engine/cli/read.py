@@ -252,9 +252,11 @@ def _print_status(report: StatusReport, now_us: int, *, whole: bool) -> None:
     if report.matrix is not None and report.matrix.bar:
         _print_matrix(report.matrix)
     if report.partitions and (len(report.partitions) > 1 or not report.assets):
-        shown = table("partition", "state", "", "lag", "version", ">position", "waits for")
+        shown = table(
+            "partition", "state", "", "lag", "version", "changed", ">position", "waits for"
+        )
         for part in report.partitions:
-            shown.add_row(*_partition_cells(part))
+            shown.add_row(*_partition_cells(part, now_us))
         out.print(shown)
         if report.next is not None:
             click.echo(f"… and more: --after {report.next}, or a larger --limit")
@@ -303,9 +305,6 @@ def _print_matrix(matrix: Matrix) -> None:
 
 
 def _asset_cells(row: AssetRow, now_us: int) -> list[str | Text]:
-    changed = (
-        age(max(0, now_us - row.changed_at_us)) + " ago" if row.changed_at_us is not None else ""
-    )
     return [
         row.asset,
         f"{row.fresh}/{row.total}",
@@ -313,18 +312,23 @@ def _asset_cells(row: AssetRow, now_us: int) -> list[str | Text]:
         coloured(row.activity),
         age(row.lag_ms * 1000) if row.lag_ms else "",
         short(row.data_version or ""),
-        changed,
+        _ago(row.changed_at_us, now_us),
         row.blocked_by or row.note,
     ]
 
 
-def _partition_cells(row: PartitionRow) -> list[str | Text]:
+def _ago(us: int | None, now_us: int) -> str:
+    return f"{age(max(0, now_us - us))} ago" if us is not None else ""
+
+
+def _partition_cells(row: PartitionRow, now_us: int) -> list[str | Text]:
     return [
         str(AssetPartition(row.asset, row.partition)),
         coloured(row.state),
         coloured(row.activity),
         age(row.lag_ms * 1000) if row.lag_ms else "",
         short(row.data_version or ""),
+        _ago(row.changed_at_us, now_us),
         str(row.position or ""),
         row.blocked_by,
     ]
