@@ -288,8 +288,8 @@ def note(view: View, cell: Cell) -> str:
 
 def positions_in(report: StatusReport) -> list[int]:
     """The events that state the versions a report is about."""
-    rows = [*report.assets, *report.partitions]
-    found = [position for row in rows for position in (row.position, row.changed_at)]
+    found = [at for row in report.assets for at in (row.position, row.changed_at)]
+    found += [at for row in report.partitions for at in (row.position, row.changed_at)]
     return [position for position in found if position is not None]
 
 

@@ -17,6 +17,7 @@ from freshet.engine.cli.output import age
 from freshet.engine.cli.state import profile_option, state_option
 from freshet.engine.counts import counted
 from freshet.engine.daemon import daemon, obey_signals
+from freshet.engine.errors import RequestError
 from freshet.engine.events import (
     EngineReloaded,
     EngineStarted,
@@ -52,16 +53,21 @@ log = structlog.get_logger("freshet")
     "--slots", type=click.IntRange(min=1), help="Runs alive at once (default: the project's)."
 )
 @profile_option
+@click.option(
+    "--log-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Append logs to this file instead of stderr; it may be rotated at any time.",
+)
 @state_option
-def run(target: str, slots: int | None, state: Path) -> None:
+def run(target: str, slots: int | None, log_file: Path | None, state: Path) -> None:
     """Keep a project fresh until told to stop.
 
     TARGET is `path.py` or `module:project`. SIGTERM or Ctrl-C drains: nothing new starts, live runs
     get 30 s to finish; the second one stops at once. What was cut off is run again on the next
-    start.
+    start. SIGHUP has the project loaded anew, as `freshet reload` does.
     """
     with logs.redacted_output():
-        logs.configure()
+        _log_to(log_file)
         project = load_project(target)
         fast = {"use_uvloop": find_spec("uvloop") is not None}
         left_behind = anyio.run(_run, target, project, state, slots, backend_options=fast)
@@ -70,6 +76,17 @@ def run(target: str, slots: int | None, state: Path) -> None:
             # ever.
             sys.stderr.flush()
             os._exit(0)
+
+
+def _log_to(path: Path | None) -> None:
+    try:
+        logs.configure(path)
+    except OSError as error:
+        raise RequestError(
+            f"the log file '{path}' cannot be written",
+            cause=error.strerror,
+            hint="its folder must be there, and writable",
+        ) from None
 
 
 def _still_working() -> bool:
