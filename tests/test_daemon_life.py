@@ -19,6 +19,7 @@ from freshet.engine.cli.daemon import unit
 from freshet.engine.notify import MAX_STATUS_CHARS, VARIABLES, Notifier
 from freshet.engine.reports import MIN_FREE_BYTES, Fault, Vitals, health_of
 from freshet.engine.running import GRACE_S
+from freshet.engine.socket import socket_path
 from freshet.projections.sensors import SensorRow
 from tests.test_cli import PATIENCE_S, PROJECT, Place
 
@@ -157,6 +158,17 @@ def test_a_daemon_is_well_unless_something_is_wrong(
 def test_health_says_what_was_seen() -> None:
     found = health_of(WELL)
     assert (found.decided_ms_ago, found.can_write, found.warnings) == (3000, True, ())
+
+
+def test_a_daemon_that_does_not_answer_is_as_good_as_none(place: Place) -> None:
+    """One that hangs does not hang those who ask how it is."""
+    state = place.folder / ".freshet"
+    state.mkdir()
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(socket_path(state)))
+        mute.listen()
+        done = place.freshet("health")
+    assert (done.returncode, done.stdout) == (1, "not ok: no daemon answers for '.freshet'\n")
 
 
 def test_health_of_a_daemon_that_is_well_and_of_one_with_a_failing_sensor(place: Place) -> None:

@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import anyio
 import click
 
 from freshet.engine.cli.output import age, print_json
@@ -14,6 +15,9 @@ from freshet.engine.reports import HealthReport
 from freshet.engine.running import GRACE_S
 from freshet.engine.socket import ask_health, ask_reload
 from freshet.engine.target import load_project
+
+ANSWER_S = 5.0
+"""How long a daemon may take to answer how it is; more than it waits for its own loop."""
 
 MARGIN_S = 15.0
 """What systemd waits beyond the grace of live runs: closing takes a moment too."""
@@ -53,7 +57,7 @@ def health(state: Path, as_json: bool) -> int:
     Exit code 0, or 1 and why not; also when no daemon runs.
     """
     try:
-        report = run_async(ask_health, state)
+        report = run_async(answered, state)
     except NOBODY:
         problem = f"no daemon answers for '{state}'"
         if as_json:
@@ -66,6 +70,12 @@ def health(state: Path, as_json: bool) -> int:
     else:
         _print_health(report)
     return 0 if report.ok else 1
+
+
+async def answered(state: Path) -> HealthReport:
+    """What the daemon says of itself; raises one of NOBODY when it does not answer in time."""
+    with anyio.fail_after(ANSWER_S):
+        return await ask_health(state)
 
 
 def _print_health(report: HealthReport) -> None:

@@ -8,9 +8,9 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import anyio
 import click
 
+from freshet.engine.cli.daemon import answered
 from freshet.engine.cli.output import print_json
 from freshet.engine.cli.state import NOBODY, STREAM_FILE, json_option, run_async, state_option
 from freshet.engine.doctor import Chain, Extra, Facts, Finding, Place, findings
@@ -19,7 +19,6 @@ from freshet.engine.lease import holder_of
 from freshet.engine.project import Project
 from freshet.engine.reports import Fault
 from freshet.engine.running import fault_of, release
-from freshet.engine.socket import ask_health
 from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.stores.local import LocalStore
 from freshet.engine.target import load_project
@@ -46,9 +45,6 @@ MAX_FOLDERS = 1_000_000
 
 LOOK_S = 0.2
 """How long the clocks are compared."""
-
-ANSWER_S = 5.0
-"""How long a daemon may take to answer."""
 
 INOTIFY = Path("/proc/sys/fs/inotify")
 
@@ -154,13 +150,11 @@ async def _chain(stream: Path) -> tuple[Chain, int]:
 
 
 async def _answers(state: Path) -> bool:
-    with anyio.move_on_after(ANSWER_S):
-        try:
-            await ask_health(state)
-        except NOBODY:
-            return False
-        return True
-    return False
+    try:
+        await answered(state)
+    except NOBODY:
+        return False
+    return True
 
 
 def _folders(project: Project) -> int:
