@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -106,10 +106,7 @@ async def daemon(
                 load=load,
                 notifier=notifier,
             )
-            answers = Answers(running.status, running.health, running.reload)
-            listening = anyio.Event()
-            tasks.start_soon(lambda: serve(state, stream, answers, ready=listening), name="socket")
-            await listening.wait()
+            await _listen(running, state, tasks)
             tasks.start_soon(loop.run, name="loop")
             tasks.start_soon(checkpointing.run, name="checkpoints")
             tasks.start_soon(keep_sweeping, loop, stream, name="sweep")
@@ -124,6 +121,14 @@ async def daemon(
             await _leave(running, state)
 
 
+async def _listen(running: Daemon, state: Path, tasks: TaskGroup) -> None:
+    """Answer on the socket; returns once it is there."""
+    answers = Answers(running.status, running.health, running.reload)
+    listening = anyio.Event()
+    tasks.start_soon(lambda: serve(state, running.stream, answers, ready=listening), name="socket")
+    await listening.wait()
+
+
 async def _leave(running: Daemon, state: Path) -> None:
     """The last that is recorded, and what makes the next start quick."""
     await running.stream.append([EngineStopped(running.stop_reason)])
@@ -132,21 +137,25 @@ async def _leave(running: Daemon, state: Path) -> None:
             await save(running.view, running.stream, state / CHECKPOINT)
 
 
-async def obey_signals(running: Daemon, tasks: TaskGroup) -> None:
+def signals_of_life() -> AbstractContextManager[AsyncIterator[signal.Signals]]:
+    """The signals that `obey` understands, from now on; none is lost while the daemon starts."""
+    return anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+async def obey(running: Daemon, signals: AsyncIterator[signal.Signals], tasks: TaskGroup) -> None:
     """SIGTERM and SIGINT drain; the second one stops at once, unless it comes with the first: some
-    send it to the process and to its group. SIGHUP has the definitions
-    loaded anew; if it comes because the terminal is gone, it drains too.
+    send it to the process and to its group. SIGHUP has the definitions loaded anew; if it comes
+    because the terminal is gone, it drains too.
     """
     first: float | None = None
     in_terminal = sys.stderr.isatty()  # if it is gone, there is nobody left to work for
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async for received in signals:
-            if received == signal.SIGHUP and not (in_terminal and not sys.stderr.isatty()):
-                tasks.start_soon(running.heed_hangup)
-                continue
-            now = time.monotonic()
-            if first is not None and now < first + SAME_SIGNAL_S:
-                continue
-            first = now if first is None else first
-            log.info("stopping", signal=signal.Signals(received).name)
-            running.stop(signal.Signals(received).name)
+    async for received in signals:
+        if received == signal.SIGHUP and not (in_terminal and not sys.stderr.isatty()):
+            tasks.start_soon(running.heed_hangup)
+            continue
+        now = time.monotonic()
+        if first is not None and now < first + SAME_SIGNAL_S:
+            continue
+        first = now if first is None else first
+        log.info("stopping", signal=signal.Signals(received).name)
+        running.stop(signal.Signals(received).name)

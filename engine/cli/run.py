@@ -16,7 +16,7 @@ from freshet.engine import logs
 from freshet.engine.cli.output import age
 from freshet.engine.cli.state import profile_option, state_option
 from freshet.engine.counts import counted
-from freshet.engine.daemon import daemon, obey_signals
+from freshet.engine.daemon import daemon, obey, signals_of_life
 from freshet.engine.errors import RequestError
 from freshet.engine.events import (
     EngineReloaded,
@@ -115,7 +115,7 @@ def check(target: str) -> None:
 
 async def _run(target: str, project: Project, state: Path, slots: int | None) -> int:
     # What assets print is talk, not data: stdout belongs to whoever pipes our output.
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), signals_of_life() as signals:
         load, notifier = partial(reload_project, target), Notifier.of(os.environ)
         async with daemon(project, state, slots=slots, load=load, notifier=notifier) as running:
             running.loop.listeners.append(tell)
@@ -124,7 +124,7 @@ async def _run(target: str, project: Project, state: Path, slots: int | None) ->
             place = {"state": str(state), "position": at, "pid": os.getpid()}
             log.info("running", assets=assets, **place, **under)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(obey_signals, running, tasks)
+                tasks.start_soon(obey, running, signals, tasks)
                 await running.stopped()
                 tasks.cancel_scope.cancel()
         log.info("stopped", reason=running.stop_reason, position=running.stream.head)
