@@ -10,7 +10,7 @@ import msgspec
 
 from freshet.engine.keys import WHOLE, AssetKey, AssetPartition, PartitionKey
 from freshet.engine.parts import Absorbed, Cause, FailureKind, Input, Payload, Target
-from freshet.engine.specs import AssetSpec, Metadata, Plain, Severity
+from freshet.engine.specs import AssetSpec, Metadata, Severity
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
@@ -291,7 +291,7 @@ class MessageRejected(Event, frozen=True, tag="MessageRejected"):
     item: str
     reason: str = ""
     excerpt: str = ""
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
 
 
 class MessageSettled(Event, frozen=True, tag="MessageSettled"):

@@ -30,6 +30,7 @@ from freshet.engine.reports import (
     differences,
     health_of,
 )
+from freshet.engine.secrets import redact
 from freshet.engine.sensing import Sensing
 from freshet.engine.sqlite import SqliteStream
 from freshet.projections.answers import StatusReport
@@ -234,10 +235,12 @@ class Daemon:
 
 
 def fault_of(error: Exception) -> Fault:
-    """The three parts of an error."""
+    """The three parts of an error, without secrets."""
     if isinstance(error, FreshetError):
-        return Fault(error.message, error.cause, error.hint)
-    return Fault("the definitions could not be loaded", f"{type(error).__name__}: {error}")
+        cause, hint = (text and redact(text) for text in (error.cause, error.hint))
+        return Fault(redact(error.message), cause, hint)
+    said = redact(f"{type(error).__name__}: {error}")
+    return Fault("the definitions could not be loaded", said)
 
 
 def graph_of(project: Project) -> GraphDeployed:

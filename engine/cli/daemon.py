@@ -9,10 +9,11 @@ import anyio
 import click
 
 from freshet.engine.cli.output import age, print_json
-from freshet.engine.cli.state import NOBODY, json_option, run_async, state_option
+from freshet.engine.cli.state import NOBODY, json_option, profile_option, run_async, state_option
 from freshet.engine.errors import DefinitionError, RequestError
 from freshet.engine.reports import HealthReport
 from freshet.engine.running import GRACE_S
+from freshet.engine.settings import chosen_profile
 from freshet.engine.socket import ask_health, ask_reload
 from freshet.engine.target import load_project
 
@@ -91,6 +92,7 @@ def _print_health(report: HealthReport) -> None:
 
 @click.command("systemd-unit")
 @click.argument("target", metavar="TARGET")
+@profile_option
 @state_option
 def systemd_unit(target: str, state: Path) -> None:
     """Print a systemd unit that keeps the project running, with the paths of this machine.
@@ -98,12 +100,14 @@ def systemd_unit(target: str, state: Path) -> None:
     `freshet systemd-unit project.py > ~/.config/systemd/user/sales.service`
     """
     load_project(target)  # what does not load is not worth a unit
-    click.echo(unit(target, Path.cwd(), state, Path(sys.executable), os.environ.get("USER", "")))
+    user, python = os.environ.get("USER", ""), Path(sys.executable)
+    click.echo(unit(target, Path.cwd(), state, python, user, chosen_profile()))
 
 
-def unit(target: str, folder: Path, state: Path, python: Path, user: str) -> str:
+def unit(target: str, folder: Path, state: Path, python: Path, user: str, profile: str = "") -> str:
     """The text of the unit: everything absolute, as systemd knows no working directory of ours."""
     words = [str(python), "-m", "freshet", "run", target, "--state", str(folder / state)]
+    words += ["--profile", profile] if profile else []
     command = " ".join(_quoted(word) for word in words)
     stop_s = int(GRACE_S + MARGIN_S)
     as_user = f"# User={user}  (of a system service)\n" if user else ""

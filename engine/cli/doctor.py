@@ -12,7 +12,14 @@ import click
 
 from freshet.engine.cli.daemon import answered
 from freshet.engine.cli.output import print_json
-from freshet.engine.cli.state import NOBODY, STREAM_FILE, json_option, run_async, state_option
+from freshet.engine.cli.state import (
+    NOBODY,
+    STREAM_FILE,
+    json_option,
+    profile_option,
+    run_async,
+    state_option,
+)
 from freshet.engine.doctor import Chain, Extra, Facts, Finding, Place, findings
 from freshet.engine.errors import FreshetError
 from freshet.engine.lease import holder_of
@@ -53,6 +60,7 @@ MARKS = {"ok": "ok", "info": "--", "warning": "!!", "error": "XX"}
 
 @click.command()
 @click.argument("target", metavar="[TARGET]", required=False)
+@profile_option
 @state_option
 @json_option
 def doctor(target: str | None, state: Path, as_json: bool) -> int:
