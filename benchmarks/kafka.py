@@ -243,7 +243,7 @@ async def _daemon(
     try:
         with tempfile.TemporaryDirectory(dir=".") as folder:
             async with daemon(project, Path(folder)) as running:
-                while running.pulses["kafka"].batches < 1:
+                while running.sensing.pulses["kafka"].batches < 1:
                     await anyio.sleep(0.01)
                 yield producer
                 running.stop("measured")

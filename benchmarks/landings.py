@@ -14,7 +14,8 @@ import psutil
 
 import freshet as fr
 from benchmarks.case import Figure, in_a_folder, percentile
-from freshet.engine.daemon import Daemon, daemon
+from freshet.engine.daemon import daemon
+from freshet.engine.running import Daemon
 from freshet.sensors.files import RECONCILE_S, FilesSensor, files
 from freshet.sensors.landing.entries import Known
 from freshet.sensors.landing.places import places_of

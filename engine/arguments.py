@@ -8,9 +8,11 @@ from freshet.engine.durations import parse_duration_ms
 from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.keys import AssetKey
 from freshet.engine.mappings import Last
+from freshet.engine.metadata import Value, check_size, value_of
 from freshet.engine.partitions import Partitions
+from freshet.engine.schemas import type_name
 from freshet.engine.secrets import has_secrets, is_told_in
-from freshet.engine.specs import GROUP, AssetSpec, Dependency, Plain, PoolShare
+from freshet.engine.specs import GROUP, AssetSpec, Dependency, PoolShare
 
 
 def check_types(spec: AssetSpec, where: str) -> None:
@@ -44,10 +46,9 @@ def check_declared(
     where: str,
 ) -> None:
     """Whether the numbers of an asset make sense, by themselves and together."""
-    check_retries(name, retries, where)
+    check_counts(name, retries, max_changes, where)
     check_partitions(name, partitions, where)
     check_batch(name, batch, partitions, where)
-    check_max_changes(name, max_changes, where)
 
 
 def check_partitions(name: AssetKey, partitions: object, where: str) -> None:
@@ -59,6 +60,7 @@ def check_partitions(name: AssetKey, partitions: object, where: str) -> None:
 
 
 def check_batch(name: AssetKey, batch: int, partitions: Partitions | None, where: str) -> None:
+    check_partitions(name, partitions, where)
     if batch < 1 or (batch > 1 and partitions is None):
         raise DefinitionError(
             f"asset '{name}' has batch={batch} ({where})",
@@ -67,10 +69,14 @@ def check_batch(name: AssetKey, batch: int, partitions: Partitions | None, where
         )
 
 
-def check_retries(name: AssetKey, retries: int, where: str) -> None:
+def check_counts(name: AssetKey, retries: int, max_changes: int | None, where: str) -> None:
     if retries < 0:
         raise DefinitionError(
             f"asset '{name}' has retries={retries} ({where})", hint="use 0 or more"
+        )
+    if max_changes is not None and max_changes < 1:
+        raise DefinitionError(
+            f"asset '{name}' has max_changes={max_changes} ({where})", hint="use 1 or more"
         )
 
 
@@ -84,13 +90,6 @@ def timeout_ms(name: AssetKey, timeout: float | str | None, where: str) -> int |
             f"asset '{name}' has a timeout of 0 ({where})", hint="leave it out for none"
         )
     return found
-
-
-def check_max_changes(name: AssetKey, max_changes: int | None, where: str) -> None:
-    if max_changes is not None and max_changes < 1:
-        raise DefinitionError(
-            f"asset '{name}' has max_changes={max_changes} ({where})", hint="use 1 or more"
-        )
 
 
 def shares(
@@ -208,14 +207,36 @@ def texts(values: Sequence[str], key: AssetKey, name: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def plain(values: Mapping[str, Plain], key: AssetKey) -> dict[str, Plain]:
+def metadata_of(values: Mapping[str, object], key: AssetKey) -> dict[str, Value]:
+    """Metadata in the form that is recorded. Raises DefinitionError naming the odd value."""
+    found: dict[str, Value] = {}
     for name, value in values.items():
-        if not isinstance(value, str | int | float | bool | None):
+        try:
+            found[name] = value_of(value)
+        except TypeError as error:
             raise DefinitionError(
-                f"asset '{key}': metadata {name!r} is a {type(value).__name__}",
-                hint="metadata values are text, numbers, true/false or none",
+                f"asset '{key}': metadata {name!r} cannot be recorded: {error}",
+                hint="text, numbers, true/false, none, paths, times, lists, dicts and what"
+                " fr.metadata has can be",
+            ) from None
+    try:
+        check_size(found)
+    except ValueError as error:
+        raise DefinitionError(f"asset '{key}': {error}") from None
+    return found
+
+
+def columns_of(
+    name: AssetKey, columns: Mapping[str, str | type] | None, where: str
+) -> dict[str, str]:
+    """The declared columns by name. Raises DefinitionError for what are none."""
+    for column, kind in (columns or {}).items():
+        if not isinstance(column, str) or not isinstance(kind, str | type) or not kind:
+            raise DefinitionError(
+                f"asset '{name}' declares the column {column!r}: {kind!r} ({where})",
+                hint='columns={"id": int, "name": "str", "size": "Int32"}',
             )
-    return dict(values)
+    return {column: type_name(kind) for column, kind in (columns or {}).items()}
 
 
 def store_name(key: AssetKey, store: str, where: str) -> str:

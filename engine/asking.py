@@ -59,7 +59,8 @@ async def status_of(
         about = shown.union(*map(view.staleness.graph.ancestors, shown))
     rows = sensor_rows(view.sensors, view.pauses, pulses, about)
     report = replace(report, sensors=rows, profile=view.profile)
-    return with_versions(report, await events_at(at, positions_in(report)))
+    events = await events_at(at, positions_in(report))
+    return with_versions(report, events, view.staleness.graph.specs)
 
 
 async def events_at(at: At, positions: Iterable[int]) -> dict[int, Recorded]:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, overload
 from freshet.engine.arguments import (
     check_declared,
     check_partitions,
-    plain,
+    columns_of,
+    metadata_of,
     shares,
     store_name,
     texts,
@@ -21,8 +22,9 @@ from freshet.engine.keys import AssetKey, asset_key
 from freshet.engine.mappings import Custom, PartitionMapping
 from freshet.engine.partitions import Partitions
 from freshet.engine.policies import AllOf, AnyOf, Policy, all_of, any_of, check_policy
+from freshet.engine.schemas import type_name, version_with
 from freshet.engine.signatures import annotations_of, config_of, parameters_of, place_of
-from freshet.engine.specs import AssetSpec, Missing, Plain
+from freshet.engine.specs import AssetSpec, Missing
 
 
 class Input(NamedTuple):
@@ -151,7 +153,8 @@ def asset(
     owners: Sequence[str] = (),
     kinds: Sequence[str] = (),
     description: str | None = None,
-    metadata: Mapping[str, Plain] | None = None,
+    metadata: Mapping[str, object] | None = None,
+    columns: Mapping[str, str | type] | None = None,
 ) -> Callable[[Callable[..., Any]], Asset]: ...
 
 
@@ -177,7 +180,8 @@ def asset(
     owners: Sequence[str] = (),
     kinds: Sequence[str] = (),
     description: str | None = None,
-    metadata: Mapping[str, Plain] | None = None,
+    metadata: Mapping[str, object] | None = None,
+    columns: Mapping[str, str | type] | None = None,
 ) -> Asset | Callable[[Callable[..., Any]], Asset]:
     """Declare that this function produces an asset; its parameters are the assets it is made from.
 
@@ -191,7 +195,8 @@ def asset(
     time: those of the source it names, else those of all sources in `deps`. A run takes of each of
     `pools` a share of 1, or the weight that is given, and waits until there is room. `store` names
     one of the project's `stores`; moved to another one, it is built anew. Durations are seconds or
-    text like "15m". The rest is for people. Raises DefinitionError naming asset and file.
+    text like "15m". Only a table of exactly these `columns` is published (types as in `fr.schema`).
+    The rest is for people. Raises DefinitionError naming asset and file.
     """
 
     def declare(function: Callable[..., Any]) -> Asset:
@@ -203,7 +208,7 @@ def asset(
             "asset",
             partitions=partitions,
             policy=freshness if freshness is not None else AssetSpec("x").policy,
-            code_version=_version_of(function, code_version, store),
+            code_version=_version_of(function, code_version, columns, store),
             retries=retries,
             retry_delay_ms=parse_duration_ms(retry_delay, f"asset '{name}': retry_delay"),
             timeout_ms=timeout_ms(name, timeout, where),
@@ -214,9 +219,10 @@ def asset(
             owners=texts(owners, name, "owners"),
             kinds=texts(kinds, name, "kinds"),
             description=inspect.getdoc(function) or "" if description is None else description,
-            metadata=plain(metadata or {}, name),
+            metadata=metadata_of(metadata or {}, name),
             pools=shares(name, pools, where),
             store=store_name(name, store, where),
+            columns=columns_of(name, columns, where),
             config=config_of(function),
         )
         return Asset(
@@ -226,11 +232,17 @@ def asset(
     return declare(function) if function is not None else declare
 
 
-def _version_of(function: Callable[..., Any], given: str | None, store: str) -> str:
-    """What a person says it is, or what follows from the code; and where it has its values: to move
-    it is a change of its code.
+def _version_of(
+    function: Callable[..., Any],
+    given: str | None,
+    columns: Mapping[str, str | type] | None,
+    store: str,
+) -> str:
+    """What a person says it is, or what follows from the code; and what is declared of its columns,
+    and where it has its values: another table, or another place, is another code.
     """
-    code = given if given is not None else derived_version(function)
+    named = {column: type_name(kind) for column, kind in (columns or {}).items()}
+    code = version_with(given if given is not None else derived_version(function), named)
     return f"{code}@{store}" if store else code
 
 
@@ -243,7 +255,7 @@ def source(
     owners: Sequence[str] = (),
     kinds: Sequence[str] = (),
     description: str = "",
-    metadata: Mapping[str, Plain] | None = None,
+    metadata: Mapping[str, object] | None = None,
 ) -> Source:
     """Declare an asset that is produced outside Freshet; a sensor or `freshet emit` tells its
     versions.
@@ -262,6 +274,6 @@ def source(
         owners=texts(owners, name, "owners"),
         kinds=texts(kinds, name, "kinds"),
         description=description,
-        metadata=plain(metadata or {}, name),
+        metadata=metadata_of(metadata or {}, name),
     )
     return Source(spec, where)

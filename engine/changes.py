@@ -12,7 +12,7 @@ from freshet.engine.counts import counted
 from freshet.engine.errors import StoreError
 from freshet.engine.keys import AssetKey, PartitionKey
 from freshet.engine.parts import Payload
-from freshet.engine.specs import Plain
+from freshet.engine.specs import Metadata
 
 T = TypeVar("T", default=Any)
 
@@ -36,7 +36,7 @@ class Change(Generic[T]):
         position: int,
         recorded_at: int,
         *,
-        metadata: dict[str, Plain] | None = None,
+        metadata: Metadata | None = None,
         payload: Any = None,
     ) -> None:
         self.source = source

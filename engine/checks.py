@@ -12,7 +12,7 @@ from freshet.engine.codeversion import code_version as derived_version
 from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.keys import AssetKey, asset_key
 from freshet.engine.signatures import CONTEXT, annotations_of, parameters_of, place_of
-from freshet.engine.specs import CheckSpec, Plain, Severity
+from freshet.engine.specs import CheckSpec, Severity
 
 VALUE = "value"
 """A parameter of a check by this name receives the value, whatever the asset is called."""
@@ -22,7 +22,7 @@ class CheckResult(msgspec.Struct, frozen=True):
     """What a check found: did the value pass, what it measured, and in a line, what is wrong."""
 
     passed: bool
-    metadata: dict[str, Plain] = {}
+    metadata: Mapping[str, object] = {}
     message: str = ""
 
 

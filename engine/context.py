@@ -2,11 +2,12 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
+from freshet.engine.specs import Metadata
 
 
 class Window(NamedTuple):
@@ -82,6 +83,8 @@ class Output:
 
     `data_version` is for an asset that writes its own data somewhere else, and so comes without a
     value: equal versions stop all work downstream, so it must differ whenever the data does.
+    Metadata are text, numbers, true, false and none; paths, moments with a time zone, lists and
+    dicts, small tables; and what `fr.metadata` has. They keep their type; large ones are refused.
     """
 
     __slots__ = ("data_version", "metadata", "value")
@@ -90,7 +93,7 @@ class Output:
         self,
         value: object = None,
         *,
-        metadata: dict[str, str | int | float | bool | None] | None = None,
+        metadata: Mapping[str, object] | None = None,
         data_version: str | None = None,
     ) -> None:
         if value is not None and data_version is not None:
@@ -98,5 +101,6 @@ class Output:
                 "an Output has a value, whose content is its version, or a data_version, not both"
             )
         self.value = value
-        self.metadata = dict(metadata or {})
+        # What it holds is judged, and put into the form that is recorded, when the run keeps it.
+        self.metadata = cast(Metadata, dict(metadata or {}))
         self.data_version = data_version

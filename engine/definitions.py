@@ -33,3 +33,8 @@ class Definitions(msgspec.Struct, frozen=True):
         takers: list[Asset | Check] = [asset, *(one for each in checks.values() for one in each)]
         names = (name for taker in takers for name in taker.parameters)
         return dict.fromkeys(name for name in names if name in self.resources)
+
+    def columns_of(self, assets: Iterable[AssetKey]) -> Mapping[AssetKey, Mapping[str, str]]:
+        """The declared columns of these assets, of those that declare any."""
+        specs = [self.assets[key].spec for key in assets]
+        return {spec.key: spec.columns for spec in specs if spec.columns}

@@ -10,7 +10,7 @@ import msgspec
 
 from freshet.engine.keys import WHOLE, AssetKey, AssetPartition, PartitionKey
 from freshet.engine.parts import Absorbed, Cause, FailureKind, Input, Payload, Target
-from freshet.engine.specs import AssetSpec, Plain, Severity
+from freshet.engine.specs import AssetSpec, Metadata, Severity
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
@@ -40,7 +40,7 @@ class SourceChanged(Event, frozen=True, tag="SourceChanged"):
     asset: AssetKey
     partition: PartitionKey = WHOLE
     data_version: str = ""
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
     payload: Payload | None = None
 
 
@@ -50,7 +50,7 @@ class Observed(Event, frozen=True, tag="Observed"):
     asset: AssetKey
     partition: PartitionKey = WHOLE
     data_version: str = ""
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
 
 
 class Materialized(Event, frozen=True, tag="Materialized"):
@@ -62,7 +62,7 @@ class Materialized(Event, frozen=True, tag="Materialized"):
     data_version: str = ""
     code_version: str = ""
     inputs: tuple[Input, ...] = ()
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
     absorbed: Absorbed | None = None
 
 
@@ -77,7 +77,7 @@ class RolledBack(Event, frozen=True, tag="RolledBack"):
     run: int = 0
     code_version: str = ""
     inputs: tuple[Input, ...] = ()
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
 
 
 class CheckEvaluated(Event, frozen=True, tag="CheckEvaluated"):
@@ -91,7 +91,7 @@ class CheckEvaluated(Event, frozen=True, tag="CheckEvaluated"):
     run: int = 0
     passed: bool = True
     blocking: bool = False
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
     data_version: str = ""
     severity: Severity = "warn"
     message: str = ""
@@ -299,7 +299,7 @@ class MessageRejected(Event, frozen=True, tag="MessageRejected"):
     item: str
     reason: str = ""
     excerpt: str = ""
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
 
 
 class MessageSettled(Event, frozen=True, tag="MessageSettled"):
@@ -356,6 +356,14 @@ class EngineStarted(Event, frozen=True, tag="EngineStarted"):
     profile: str = ""
 
 
+class EngineReloaded(Event, frozen=True, tag="EngineReloaded"):
+    """The daemon goes on with other slots or sensors, said as in `EngineStarted`."""
+
+    slots: int = 0
+    sensors: dict[str, tuple[AssetKey, ...]] = {}
+    without_latest: tuple[str, ...] = ()
+
+
 class EngineStopped(Event, frozen=True, tag="EngineStopped"):
     """The daemon stopped in order."""
 
@@ -379,7 +387,8 @@ AnyEvent = (
     | WindowsOpened
     | Paused | Resumed
     | CursorMoved | SensorFailed | SensorRecovered | MessageRejected | MessageSettled
-    | FreshnessAtRisk | FreshnessBreached | FreshnessRestored | EngineStarted | EngineStopped
+    | FreshnessAtRisk | FreshnessBreached | FreshnessRestored
+    | EngineStarted | EngineReloaded | EngineStopped
 )
 # fmt: on
 

@@ -14,6 +14,9 @@ from freshet.engine.errors import InUseError, StreamError
 MAX_HOLDER_BYTES = 4096
 """Bytes read of a lock file: a pid and a host name fit many times over."""
 
+LOCKS = Path("/proc/locks")
+"""Where Linux lists the locks that are held."""
+
 _held: set[int] = set()
 """Lock descriptors of this process, so that a forked child does not keep them locked after us."""
 
@@ -62,6 +65,26 @@ class Lease:
             _held.discard(self._descriptor)
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # also for a child forked just now
             os.close(self._descriptor)
+
+
+def holder_of(stream: Path) -> Holder | None:
+    """Who holds the lease of a stream right now, as far as the kernel lists its locks; None:
+    nobody, or that is not known. Takes no lock itself: that might hold up a daemon that starts.
+    """
+    path = stream.with_name(stream.name + ".lock")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        inode = os.fstat(descriptor).st_ino
+        lines = LOCKS.read_text().splitlines()
+        held = any(" FLOCK " in line and line.split()[-3].endswith(f":{inode}") for line in lines)
+        return _read_holder(descriptor) if held else None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def _write_holder(descriptor: int, holder: Holder) -> None:

@@ -1,11 +1,13 @@
-"""Logs: lines for people on a terminal, one JSON object per line for
-everything else; always to stderr.
+"""Logs: lines for people on a terminal, one JSON object per line for everything else; to stderr, or
+to a file that may be moved away at any time.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import RawIOBase, TextIOBase
+from pathlib import Path
 from typing import TextIO
 
 import structlog
@@ -76,9 +78,50 @@ def redacted_output() -> Iterator[None]:
         yield
 
 
-def configure() -> None:
-    """Send all logs of the process to stderr, in the form its reader wants."""
-    person = sys.stderr.isatty()
+class Rotated:
+    """A log file to be appended to. If it was moved or removed, as those do who rotate logs, the
+    next line begins a new one; so nobody has to tell us. What cannot be written there goes to
+    stderr: no log is worth a daemon.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = self._open()
+
+    def write(self, text: str) -> int:
+        """Append the text; whole lines are written at once."""
+        try:
+            if not self._is_there():
+                self._file.close()
+                self._file = self._open()
+            return self._file.write(text)
+        except (OSError, ValueError):  # ValueError: it is closed, as opening it again has failed
+            return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Nothing waits: the file is written line by line."""
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _open(self) -> TextIO:
+        return self._path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+
+    def _is_there(self) -> bool:
+        """Is the file at the path the one that is open?"""
+        try:
+            found, own = self._path.stat(), os.fstat(self._file.fileno())
+        except (OSError, ValueError):
+            return False
+        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
+
+
+def configure(path: Path | None = None) -> None:
+    """Send all logs of the process to stderr, in the form its reader wants; or to this file. Raises
+    OSError when that cannot be written.
+    """
+    person = path is None and sys.stderr.isatty()
+    target = sys.stderr if path is None else Rotated(path)
     # Without the locals of each frame: they may hold users' own secrets.
     rich = structlog.dev.RichTracebackFormatter(show_locals=False)
 
@@ -99,7 +142,7 @@ def configure() -> None:
             _silent,
             _rendered(renderer),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(target),  # type: ignore[arg-type]  # writes
         cache_logger_on_first_use=False,
     )
 

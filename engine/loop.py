@@ -3,13 +3,16 @@ matters.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import anyio
 from anyio.abc import TaskGroup
 
 from freshet.engine.definitions import Definitions
 from freshet.engine.events import (
+    AnyEvent,
+    GraphDeployed,
     Recorded,
     RunAbandoned,
     RunCancelled,
@@ -35,6 +38,14 @@ machine is suspended, and do not know when its clock is set.
 
 Listener = Callable[[Recorded, View], None]
 """Called for each event after it is folded; must be quick and must not raise."""
+
+
+class _Coming(NamedTuple):
+    """What is used once the graph of this digest is folded."""
+
+    digest: str
+    definitions: Definitions
+    slots: int
 
 
 class Loop:
@@ -64,9 +75,11 @@ class Loop:
         self.longest_sleep_s = LONGEST_SLEEP_S
         self.listeners: list[Listener] = []
         self.readers = Readers()
+        self.acted_at = 0
+        """When it last decided (µs); 0: not yet."""
         self._stream = stream
         self._definitions = definitions
-        self._slots = slots
+        self.slots = slots
         self._clock = clock
         self._rng = rng or random.Random()
         self._make_runner = make_runner
@@ -74,18 +87,49 @@ class Loop:
         self._intents = intents
         self._runner: Runner | None = None
         self.lender = lender or Lender(definitions.resources)
+        self._coming: _Coming | None = None
         self._sent = view.position
         self._wake_at: int | None = None
         self._woken = anyio.Event()
         self._acting = anyio.Lock()
         self._quiet = anyio.Event()
 
-    def use(self, definitions: Definitions) -> None:
+    async def deploy(
+        self,
+        graph: GraphDeployed,
+        definitions: Definitions,
+        *,
+        slots: int | None = None,
+        others: Sequence[AnyEvent] = (),
+    ) -> None:
+        """Go on with other definitions; `run` must be at work. What runs goes on with what it was
+        started with; what is decided from here on is of the new ones, and is done by them.
+
+        The graph is recorded if it is another one, and `others` with it. Returns once that is
+        folded. One at a time.
+        """
+        coming = _Coming(graph.digest, definitions, slots or self.slots)
+        is_new = graph.digest != self.view.catalog.digest
+        events = [*([graph] if is_new else []), *others]
+        async with self._acting:
+            if is_new:
+                self._coming = coming  # in their place between decisions of before and after
+            else:
+                self.use(coming.definitions, coming.slots)
+            if events:
+                self._sent = (await persist(self._stream, events))[-1]
+        while self.view.position < self._sent:
+            self._quiet = anyio.Event()
+            await self._quiet.wait()
+        await self.act()
+
+    def use(self, definitions: Definitions, slots: int | None = None) -> None:
         """From now on, start runs with these; what runs goes on with those it started with."""
-        self._definitions = definitions
+        self._coming = None
+        self._definitions, self.slots = definitions, slots or self.slots
         self.lender.use(definitions.resources)
         if self._runner is not None:
-            self._runner.definitions = definitions
+            self._runner.use(definitions, self.slots)
 
     @property
     def definitions(self) -> Definitions:
@@ -105,7 +149,7 @@ class Loop:
                 self._definitions,
                 self._stream,
                 tasks,
-                slots=self._slots,
+                slots=self.slots,
                 rng=self._rng,
                 clock=self._clock,
                 payloads=self._payloads,
@@ -137,7 +181,10 @@ class Loop:
     def _fold(self, recorded: Recorded, tasks: TaskGroup) -> None:
         self.view.apply(recorded)
         event = recorded.event
-        if isinstance(event, RunStarted):
+        if isinstance(event, GraphDeployed):
+            if self._coming is not None and self._coming.digest == event.digest:
+                self.use(self._coming.definitions, self._coming.slots)
+        elif isinstance(event, RunStarted):
             order = order_of(self.view, recorded, event)
             if order is not None and not order.lost:
                 self.runner.launch(order)
@@ -157,7 +204,8 @@ class Loop:
         """
         async with self._acting:
             if self.view.position >= self._sent and not self.draining:
-                decision = decide(self.view, self._clock(), self._slots)
+                self.acted_at = self._clock()
+                decision = decide(self.view, self.acted_at, self.slots)
                 if decision.events:
                     self._sent = (await persist(self._stream, decision.events))[-1]
                 if decision.wake_at != self._wake_at:

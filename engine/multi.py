@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 from typing_extensions import TypedDict, Unpack
 
-from freshet.engine.arguments import plain, texts
+from freshet.engine.arguments import columns_of, metadata_of, texts
 from freshet.engine.assets import Asset, Input, Source, asset
 from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.keys import AssetKey, asset_key
 from freshet.engine.partitions import Partitions
 from freshet.engine.policies import Policy
-from freshet.engine.specs import Plain
+from freshet.engine.schemas import version_with
 
 
 class Out:
@@ -28,14 +28,16 @@ class Out:
         owners: Sequence[str] | None = None,
         kinds: Sequence[str] | None = None,
         description: str | None = None,
-        metadata: Mapping[str, Plain] | None = None,
+        metadata: Mapping[str, object] | None = None,
+        columns: Mapping[str, str | type] | None = None,
     ) -> None:
         self.key: AssetKey = asset_key(key)
         said: dict[str, Any] = {"description": description}
+        said["columns"] = columns_of(self.key, columns, "fr.Out") or None
         said["tags"] = None if tags is None else dict(tags)
         said["owners"] = None if owners is None else texts(owners, self.key, "owners")
         said["kinds"] = None if kinds is None else texts(kinds, self.key, "kinds")
-        said["metadata"] = None if metadata is None else plain(metadata, self.key)
+        said["metadata"] = None if metadata is None else metadata_of(metadata, self.key)
         self.said = {name: value for name, value in said.items() if value is not None}
 
     @property
@@ -62,7 +64,7 @@ class Options(TypedDict, total=False):
     owners: Sequence[str]
     kinds: Sequence[str]
     description: str
-    metadata: Mapping[str, Plain]
+    metadata: Mapping[str, object]
 
 
 class MultiAsset:
@@ -128,7 +130,10 @@ def multi_asset(
         found = []
         for out in outs:
             one = asset(key=out.key, **options)(function)
-            one.spec = msgspec.structs.replace(one.spec, together=together, **out.said)
+            code = version_with(one.spec.code_version, out.said.get("columns", {}))
+            one.spec = msgspec.structs.replace(
+                one.spec, together=together, code_version=code, **out.said
+            )
             one.outputs = names
             if one.changes_of:
                 raise DefinitionError(

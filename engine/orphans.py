@@ -73,7 +73,11 @@ class Undertaker:
     """
 
     def __init__(
-        self, hook: OnRemoved | None, view: View, stream: EventStream, store: Store
+        self,
+        hook: Callable[[], OnRemoved | None],
+        view: View,
+        stream: EventStream,
+        store: Callable[[], Store],
     ) -> None:
         self._hook = hook
         self._view = view
@@ -90,10 +94,12 @@ class Undertaker:
 
     async def run(self) -> None:
         """Tell the hook, until cancelled."""
-        while self._hook is not None:
+        while True:
             self._woken = anyio.Event()
-            for key in list(self._view.catalog.unhandled):
-                await self._tell(key, self._hook)
+            hook = self._hook()  # of the definitions that are live now
+            if hook is not None:
+                for key in list(self._view.catalog.unhandled):
+                    await self._tell(key, hook)
             await self._woken.wait()
 
     async def _tell(self, key: AssetKey, hook: OnRemoved) -> None:
@@ -111,9 +117,8 @@ class Undertaker:
                 log.error("on_removed raised", asset=key, why=f"{type(error).__name__}: {error}")
 
     def _store_of(self, row: OrphanRow) -> Store:
-        if isinstance(self._store, Router):
-            return self._store.store_of(row.asset, row.store)
-        return self._store
+        store = self._store()
+        return store.store_of(row.asset, row.store) if isinstance(store, Router) else store
 
     def _forget(self, row: OrphanRow) -> None:
         """That its versions are gone is recorded before they are: nobody relies on what is not

@@ -15,12 +15,14 @@ from freshet.engine.assets import Asset
 from freshet.engine.context import Output
 from freshet.engine.executors.invoke import Rejected, readable
 from freshet.engine.keys import AssetKey
+from freshet.engine.metadata import MAX_ROWS, TYPED, Value, check_size, value_of, with_texts
 from freshet.engine.orders import Order
 from freshet.engine.parts import Input
+from freshet.engine.schemas import misfits
 from freshet.engine.secrets import Secret, is_told_in
 from freshet.engine.signatures import annotations_of, element_annotation, without_none
-from freshet.engine.specs import Plain
-from freshet.engine.stores.formats import table_package
+from freshet.engine.specs import Metadata
+from freshet.engine.stores.formats import columns_of, sample_of, table_package
 
 PLAIN = (str, int, float, bool, type(None))
 
@@ -29,6 +31,10 @@ KEPT = (bytes, bytearray, datetime, date, time, timedelta, Decimal, UUID)
 
 UNTOLD = (None, Any, object, int, float, bool, list, dict, tuple, set)
 """Annotations that say nothing of what is inside."""
+
+
+MAX_SAID = 5
+"""Columns named of those that do not fit; all are counted."""
 
 
 def outputs_of(order: Order, asset: Asset, value: object) -> list[Output]:
@@ -98,34 +104,40 @@ def as_output(value: object) -> Output:
         raise Rejected("value", "the data_version of an Output holds a secret; it is recorded")
     try:
         found = Output(value.value, data_version=value.data_version)
-        found.metadata = plain_metadata(value.metadata)
-    except (TypeError, AttributeError) as error:
+        found.metadata = recorded_metadata(value.metadata)
+    except (TypeError, ValueError, AttributeError) as error:
         raise Rejected("value", f"an Output cannot be recorded: {error}") from None
     return found
 
 
-def plain_metadata(values: Mapping[str, object]) -> dict[str, Plain]:
+def recorded_metadata(values: Mapping[str, object]) -> Metadata:
     """Metadata as it is recorded; numbers of other packages become Python's, and what is no text
-    is replaced in it. Raises TypeError.
+    is replaced in it. Raises TypeError naming what cannot be recorded, ValueError what is too
+    large.
     """
-    found: dict[str, Plain] = {}
+    found: dict[str, Value] = {}
     for name, value in (values or {}).items():
-        if isinstance(value, Secret):
-            value = str(value)
-        if type(value) not in PLAIN and hasattr(value, "item"):
-            value = value.item()  # a number of numpy, or of a table of one cell
-        for kind in (str, bool, int, float):
-            if isinstance(value, kind):
-                value = kind(value)  # of a subclass, the plain value
-                break
-        value = readable(value) if isinstance(value, str) else value
-        if not isinstance(name, str) or not isinstance(value, str | int | float | bool | None):
+        try:
+            if not isinstance(name, str):
+                raise TypeError("its name is no text")
+            found[readable(name)] = _recorded(value)
+        except TypeError as error:
             raise TypeError(
-                f"metadata {name!r} is a {type(value).__name__}; text, numbers, true/false and none"
-                " can be recorded"
-            )
-        found[readable(name)] = value
+                f"metadata {name!r} cannot be recorded: {error}; text, numbers, true/false, none,"
+                " paths, times, lists, dicts, small tables and what fr.metadata has can be"
+            ) from None
+    check_size(found)
     return found
+
+
+def _recorded(value: object) -> Value:
+    if isinstance(value, Secret):
+        return str(value)
+    if table_package(value) is not None and getattr(value, "shape", None) != (1, 1):
+        return with_texts(sample_of(value, MAX_ROWS), readable)
+    if not isinstance(value, TYPED) and type(value) not in PLAIN and hasattr(value, "item"):
+        value = value.item()  # a number of numpy, or of a table of one cell
+    return with_texts(value_of(value), readable)
 
 
 def valueless_version(order: Order, number: int, inputs: tuple[Input, ...], read: int) -> str:
@@ -167,6 +179,24 @@ def check_type(key: AssetKey, expected: Any, value: object) -> None:
         raise Rejected("value", f"'{key}' should return {name}: {error}") from None
     except (TypeError, ValueError, RecursionError, OverflowError):
         return  # a value that is no plain one: the store says what it thinks of it
+
+
+def check_columns(key: AssetKey, declared: Mapping[str, str], value: object) -> None:
+    """Declared columns are a promise too. Raises Rejected, naming column and type."""
+    if not declared:
+        return
+    if table_package(value) is None:
+        raise Rejected(
+            "value", f"'{key}' declares columns, and returned no table but a {type(value).__name__}"
+        )
+    found = columns_of(value)
+    if found is None:
+        raise Rejected("value", f"'{key}' declares columns, and narwhals is not installed")
+    said = misfits(declared, found)
+    if said:
+        more = [f"and {len(said) - MAX_SAID} more"] if len(said) > MAX_SAID else []
+        text = "; ".join(said[:MAX_SAID] + more)
+        raise Rejected("value", f"'{key}' does not fit its columns: {text}")
 
 
 @lru_cache(maxsize=1024)

@@ -92,6 +92,8 @@ class Project:
         )
         self.slots = slots
         self.on_removed = on_removed
+        self.code = ""
+        """A digest of the files it was loaded from, if that is known."""
         self._check_sensors()
         self._check_resources(names)
         for asset in self.assets.values():

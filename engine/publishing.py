@@ -5,7 +5,7 @@ made visible: all of it, or nothing.
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.from_thread
@@ -27,8 +27,9 @@ from freshet.engine.executors.invoke import (
 )
 from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.orders import Order
-from freshet.engine.outputs import plain_metadata
+from freshet.engine.outputs import recorded_metadata
 from freshet.engine.signatures import without_none
+from freshet.engine.specs import Metadata
 from freshet.engine.stores.outages import is_outage
 from freshet.engine.stores.store import Staged, Store
 
@@ -128,7 +129,7 @@ def evaluated(
         run,
         result.passed,
         check.spec.blocking,
-        result.metadata,
+        cast(Metadata, result.metadata),  # put into the form that is recorded by `_checked`
         version,
         check.spec.severity,
         result.message,
@@ -241,4 +242,4 @@ async def _awaited(returned: Awaitable[Any]) -> CheckResult:
 def _checked(returned: object) -> CheckResult:
     result = result_of(returned)
     message = "" if result.passed else readable(result.message)[:MAX_ERROR_CHARS]
-    return CheckResult(result.passed, plain_metadata(result.metadata), message)
+    return CheckResult(result.passed, recorded_metadata(result.metadata), message)

@@ -9,7 +9,6 @@ import structlog
 from freshet.engine.events import (
     AnyEvent,
     EngineStarted,
-    GraphDeployed,
     RunAbandoned,
     RunFailed,
     RunSucceeded,
@@ -17,10 +16,10 @@ from freshet.engine.events import (
 from freshet.engine.intents import Intents, finish
 from freshet.engine.profiles import check_state
 from freshet.engine.project import Project
+from freshet.engine.running import graph_of, sensors_of
 from freshet.engine.stream import MAX_BATCH, EventStream
 from freshet.projections.runs import Run
 from freshet.projections.view import View
-from freshet.sensors.sensor import START, answers_of
 
 KILLS_UNTIL_QUARANTINE = 3
 """A run during which the engine was killed so often in a row is not started again by itself: one
@@ -48,12 +47,11 @@ async def recover(
     for run in view.runs.live.values():
         adopted = await anyio.to_thread.run_sync(_adopted, run.run, project, intents)
         events += adopted or [_ended(view, run, killed)]
-    sensors = {sensor.name: sensor.sources for sensor in project.sensors}
-    fixed = tuple(sensor.name for sensor in project.sensors if START not in answers_of(sensor))
+    sensors, fixed = sensors_of(project)
     host = socket.gethostname()
     events.append(EngineStarted(release, os.getpid(), host, slots, sensors, fixed, project.profile))
     if project.graph.digest != view.catalog.digest:
-        events.append(GraphDeployed(project.graph.digest, tuple(project.graph.specs.values())))
+        events.append(graph_of(project))
     for start in range(0, len(events), MAX_BATCH):
         await stream.append(events[start : start + MAX_BATCH])
     while view.position < stream.head:

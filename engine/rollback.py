@@ -159,7 +159,9 @@ class Restorer:
     What is still to be restored is held: nothing of it is collected meanwhile.
     """
 
-    def __init__(self, view: View, stream: EventStream, store: Store, readers: Readers) -> None:
+    def __init__(
+        self, view: View, stream: EventStream, store: Callable[[], Store], readers: Readers
+    ) -> None:
         self._view = view
         self._stream = stream
         self._store = store
@@ -200,7 +202,7 @@ class Restorer:
         version = Version.of(await self._stream.at(position)) if position else None
         if version is None or "bytes" not in version.metadata:
             return True
-        restore = partial(self._store.restore, name, version.data_version)
+        restore = partial(self._store().restore, name, version.data_version)
         try:
             await anyio.to_thread.run_sync(restore)
         except StoreError as error:

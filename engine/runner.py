@@ -92,13 +92,18 @@ class Runner:
         """Functions that outlived their timeout in a thread; they may keep the process from ending.
         """
 
+    def use(self, definitions: Definitions, slots: int) -> None:
+        """From now on, carry out orders with these; what runs goes on with what it began with."""
+        self.definitions = definitions
+        self._threads.total_tokens = slots + MAX_ABANDONED_THREADS
+
     def launch(self, order: Order) -> None:
-        """Start carrying out the order; returns at once."""
+        """Start carrying out the order, with the present definitions; returns at once."""
         self.live += 1
         self.readers.begin(order.run)
         scope = self._scopes[order.run] = anyio.CancelScope()
         name = f"run {order.run} {order.spec.key}"
-        self._tasks.start_soon(self._carry_out, order, scope, name=name)
+        self._tasks.start_soon(self._carry_out, order, self.definitions, scope, name=name)
 
     def cancel(self, run: int) -> None:
         """Stop a run that was cancelled: what it makes is not published, and its end not recorded,
@@ -108,16 +113,15 @@ class Runner:
         if scope is not None:
             scope.cancel()
 
-    async def _carry_out(self, order: Order, scope: anyio.CancelScope) -> None:
-        store = self.definitions.store
+    async def _carry_out(self, order: Order, found: Definitions, scope: anyio.CancelScope) -> None:
         try:
             started = self._timer()
             made: list[AnyEvent] | Failed | None = None
             with scope:
                 if not scope.cancel_called:
-                    made = await self._attempt(order)
+                    made = await self._attempt(order, found)
             if made is None:
-                await anyio.to_thread.run_sync(store.discard, order.run)
+                await anyio.to_thread.run_sync(found.store.discard, order.run)
                 return
             duration_us = int((self._timer() - started) * 1_000_000)
             try:
@@ -125,16 +129,15 @@ class Runner:
             except RequestError as error:  # in what the function said: it ends no engine
                 await persist(self._stream, [RunFailed(order.run, "value", saying(error))])
         finally:
-            if self._intents is not None and not store.in_memory:
+            if self._intents is not None and not found.store.in_memory:
                 self._intents.drop(order.run)
             del self._scopes[order.run]
             self.live -= 1
 
-    async def _attempt(self, order: Order) -> list[AnyEvent] | Failed:
+    async def _attempt(self, order: Order, found: Definitions) -> list[AnyEvent] | Failed:
         """One attempt, in one worker thread or on the loop; never raises for what user code
         does.
         """
-        found = self.definitions
         timeout = order.spec.timeout_ms / 1000 if order.spec.timeout_ms is not None else None
         try:
             loads = loads_of(order)
@@ -150,6 +153,7 @@ class Runner:
                 intents=self._intents,
                 submitted=partial(self._submitted, order.run),
                 readers=self.readers,
+                columns=found.columns_of(target.asset for target in order.targets),
             )
             if order.reading is not None:
                 work = await self._with_changes(work, order.reading)

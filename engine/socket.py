@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import anyio
 import msgspec
@@ -32,9 +32,12 @@ from freshet.engine.events import (
     RunCancelled,
     SourceChanged,
 )
+from freshet.engine.reports import HealthReport, ReloadReport
 from freshet.engine.rollback import RollbackQuestion, RolledBackTo
 from freshet.engine.stream import EventStream
 from freshet.projections.answers import StatusReport
+
+T = TypeVar("T")
 
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 """A demand for 1,000,000 partitions fits; what is larger is not a request from us."""
@@ -62,13 +65,15 @@ there, and that a run is to stop. Runs, their checks and materializations are th
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Append these events for `actor`, once per `key`; or answer a question."""
+    """Append these events for `actor`, once per `key`; or answer a question; or reload."""
 
     events: tuple[Wish, ...] = ()
     actor: str | None = None
     key: str | None = None
     status: StatusQuestion | None = None
     rollback: RollbackQuestion | None = None
+    health: bool = False
+    reload: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -78,6 +83,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     last: int = 0
     report: StatusReport | None = None
     rolled_back: RolledBackTo | None = None
+    health: HealthReport | None = None
+    reload: ReloadReport | None = None
     error: str = ""
     cause: str | None = None
     hint: str | None = None
@@ -95,9 +102,11 @@ def socket_path(state: Path) -> Path:
 
 
 class Answers(NamedTuple):
-    """What a daemon says, and does, when it is asked."""
+    """Who answers which question, and does what is asked."""
 
     status: Callable[[StatusQuestion], Awaitable[StatusReport]]
+    health: Callable[[], Awaitable[HealthReport]]
+    reload: Callable[[], Awaitable[ReloadReport]]
     rollback: Callable[[RollbackQuestion, str | None, str | None], Awaitable[RolledBackTo]]
     """With who asks, and the key under which it is asked once."""
 
@@ -136,10 +145,23 @@ async def ask_status(state: Path, question: StatusQuestion) -> StatusReport:
     """How things stand, as the daemon knows it: nothing is read or folded for it. Raises as `ask`,
     and OSError also when the daemon does not know the question.
     """
-    answer = await _exchange(state, Request(status=question))
-    if answer.report is None:
+    return _known((await _exchange(state, Request(status=question))).report)
+
+
+async def ask_health(state: Path) -> HealthReport:
+    """How the daemon is. Raises as `ask_status`."""
+    return _known((await _exchange(state, Request(health=True))).health)
+
+
+async def ask_reload(state: Path) -> ReloadReport:
+    """Have the daemon load its definitions anew; what came of it. Raises as `ask_status`."""
+    return _known((await _exchange(state, Request(reload=True))).reload)
+
+
+def _known(answer: T | None) -> T:
+    if answer is None:
         raise OSError("the daemon is of another release")
-    return answer.report
+    return answer
 
 
 async def ask_rollback(state: Path, request: Request) -> RolledBackTo:
@@ -195,6 +217,10 @@ async def _answer(line: bytes, stream: EventStream, answers: Answers) -> Answer:
         if request.rollback is not None:
             to = await answers.rollback(request.rollback, request.actor, request.key)
             return Answer(rolled_back=to)
+        if request.health:
+            return Answer(health=await answers.health())
+        if request.reload:
+            return Answer(reload=await answers.reload())
         if not request.events:
             return Answer(error="a request appends no event")
         if any(isinstance(event, CheckEvaluated) and event.run for event in request.events):

@@ -2,10 +2,12 @@
 code.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
 
 import msgspec
 
+from freshet.engine import metadata
 from freshet.engine.keys import AssetKey
 from freshet.engine.mappings import Identity, PartitionMapping
 from freshet.engine.partitions import Partitions
@@ -16,8 +18,11 @@ Missing = Literal["", "wait", "skip", "fail"]
 and say so; empty: wait, but for what reads all of something that grows.
 """
 
-Plain = str | int | float | bool | None
-"""What metadata values are made of; nested values are not needed and not allowed."""
+Plain: TypeAlias = metadata.Plain
+"""Values that are data by themselves; nested ones are not needed and not allowed."""
+
+Metadata: TypeAlias = Mapping[str, metadata.Value]
+"""What is said of a definition or a version, by name: plain values and typed ones."""
 
 
 Severity = Literal["warn", "error"]
@@ -86,12 +91,15 @@ class AssetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     owners: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     description: str = ""
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
     checks: tuple[CheckSpec, ...] = ()
     pools: tuple[PoolShare, ...] = ()
     store: str = ""
     """The name of the project's store that has its values; part of its code version too, so that it
     is built anew where it moves to.
+    """
+    columns: dict[str, str] = {}
+    """Of the table it makes: name and type, as `engine.schemas` has them. Part of its code version.
     """
     config: dict[str, Plain] = {}
     """The function's parameters that have a default: part of its code version."""

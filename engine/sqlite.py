@@ -36,6 +36,11 @@ from freshet.engine.stream import (
     wall_clock,
 )
 
+REFUSAL_S = 5.0
+"""How long a refused append counts as the present state: what must not be lost is tried again each
+second, so this is no older while it lasts.
+"""
+
 
 class _Waiting(NamedTuple):
     append: Append
@@ -56,6 +61,7 @@ class SqliteStream:
         self._reader = reader
         self._tail = tail
         self._claimed = False
+        self._refused = ("", 0.0)
         self._clock = clock
         self._connection: aiosqlite.Connection | None = None
         self._recent = Recent(tail.position)
@@ -111,6 +117,12 @@ class SqliteStream:
     def failure(self) -> StreamError | None:
         """Why nothing can be appended any more, or None; a full disk is not final, so not here."""
         return self._recent.failure
+
+    @property
+    def refusal(self) -> str:
+        """Why a moment ago an append was not recorded, as on a full disk; empty if all were."""
+        said, at = self._refused
+        return said if at > anyio.current_time() - REFUSAL_S else ""
 
     async def append(
         self,
@@ -225,6 +237,7 @@ class SqliteStream:
             )
             written = await in_one_hop(connection, work)
             self._tail = written.tail
+            self._refused = ("", 0.0)
             if written.recorded:
                 self._claimed = True
                 self._recent.publish(written.recorded)
@@ -235,6 +248,8 @@ class SqliteStream:
 
     def _not_committed(self, group: list[_Waiting], error: BaseException) -> None:
         if isinstance(error, NotStoredError):
+            said = error.refusal.cause or error.refusal.message
+            self._refused = (said, anyio.current_time())
             return _refuse(group, error.refusal)
         failure = error if isinstance(error, FencedError) else _unknown_outcome(self._path, error)
         self._recent.end(failure)

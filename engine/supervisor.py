@@ -21,9 +21,10 @@ from freshet.engine.events import (
     SensorFailed,
     SensorRecovered,
 )
+from freshet.engine.metadata import with_texts
 from freshet.engine.persist import persist
 from freshet.engine.secrets import is_told_in, redact
-from freshet.engine.specs import Plain
+from freshet.engine.specs import Metadata
 from freshet.engine.stores.payloads import Payloads
 from freshet.engine.stream import EventStream, wall_clock
 from freshet.engine.valves import Valve, actor_of
@@ -237,12 +238,9 @@ def _check_silent(batch: Batch) -> None:
         raise ValueError("its cursor holds a secret, and would be recorded")
 
 
-def _silent(metadata: dict[str, Plain]) -> dict[str, Plain]:
+def _silent(metadata: Metadata) -> Metadata:
     """Metadata without secrets."""
-    return {
-        redact(name): redact(value) if isinstance(value, str) else value
-        for name, value in metadata.items()
-    }
+    return {redact(name): with_texts(value, redact) for name, value in metadata.items()}
 
 
 def _is_being_cancelled() -> bool:

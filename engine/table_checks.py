@@ -14,6 +14,7 @@ from freshet.engine.assets import Asset
 from freshet.engine.checks import Check, CheckResult, check
 from freshet.engine.counts import counted
 from freshet.engine.errors import DefinitionError, StoreError
+from freshet.engine.schemas import fits, type_name
 from freshet.engine.specs import Plain, Severity
 
 SHOWN = 5
@@ -157,16 +158,16 @@ def schema(
     all sizes of it, or the name of one exactly, such as `"Int32"`. Records `rows`, and how many
     columns are `missing`, `unexpected` and `changed`.
     """
-    wanted = {column: _type_name(kind) for column, kind in columns.items()}
+    wanted = {column: type_name(kind) for column, kind in columns.items()}
 
     def test(table: Any) -> CheckResult:
-        found = dict(table.schema)
+        found = {column: str(kind) for column, kind in table.schema.items()}
         missing = [column for column in wanted if column not in found]
         unexpected = [] if others else [column for column in found if column not in wanted]
         changed = [
             f"{column} is {found[column]}, not {kind}"
             for column, kind in wanted.items()
-            if column in found and not _fits(found[column], kind)
+            if column in found and not fits(found[column], kind)
         ]
         said = [f"no column {column}" for column in missing]
         said += [f"a column {column} not declared" for column in unexpected] + changed
@@ -278,27 +279,6 @@ def _nulls(column: Any) -> int:
     if column.dtype.is_float():
         empty = empty | column.is_nan()
     return int(empty.sum())
-
-
-def _fits(found: Any, wanted: str) -> bool:
-    """Is a type of a column the one that is named, or one of those a type of Python stands for?"""
-    families: dict[str, Callable[[], bool]] = {
-        "int": found.is_integer,
-        "float": found.is_float,
-        "str": lambda: str(found) == "String",
-        "bool": lambda: str(found) == "Boolean",
-        "date": lambda: str(found) == "Date",
-        "datetime": lambda: str(found).startswith("Datetime"),
-        "timedelta": lambda: str(found).startswith("Duration"),
-        "bytes": lambda: str(found) == "Binary",
-        "Decimal": lambda: str(found).startswith("Decimal"),
-    }
-    fits = families.get(wanted)
-    return fits() if fits is not None else str(found) == wanted
-
-
-def _type_name(kind: str | type) -> str:
-    return kind if isinstance(kind, str) else kind.__name__
 
 
 def _bounds(low: object, high: object) -> str:

@@ -89,11 +89,19 @@ class Valves:
     """
 
     def __init__(self, sensors: Iterable[str], pauses: Pauses) -> None:
-        scopes = {name: sensor_scope(name) for name in sensors}
-        self.of = {
-            name: Valve(is_open=scope not in pauses.scopes) for name, scope in scopes.items()
-        }
-        self._by_scope = {scopes[name]: valve for name, valve in self.of.items()}
+        self.of: dict[str, Valve] = {}
+        self._by_scope: dict[str, Valve] = {}
+        for name in sensors:
+            self.add(name, pauses)
+
+    def add(self, sensor: str, pauses: Pauses) -> None:
+        """A new valve for this sensor, shut if it is paused."""
+        scope = sensor_scope(sensor)
+        self.of[sensor] = self._by_scope[scope] = Valve(is_open=scope not in pauses.scopes)
+
+    def drop(self, sensor: str) -> None:
+        """Forget the valve of a sensor that is read no more."""
+        del self.of[sensor], self._by_scope[sensor_scope(sensor)]
 
     def heed(self, recorded: Recorded, view: View) -> None:
         """Turn the valve that a pause, or the end of one, is about; stir a sensor whose cursor

@@ -16,7 +16,13 @@ from freshet.engine.inputs import Load, Values, landed_file, load_value
 from freshet.engine.intents import Intent, Intents
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.orders import Order, context_of
-from freshet.engine.outputs import annotated, check_type, outputs_of, valueless_version
+from freshet.engine.outputs import (
+    annotated,
+    check_columns,
+    check_type,
+    outputs_of,
+    valueless_version,
+)
 from freshet.engine.parts import Input
 from freshet.engine.publishing import (
     Audit,
@@ -32,6 +38,7 @@ from freshet.engine.readers import Readers
 from freshet.engine.readings import Taken, arguments_of
 from freshet.engine.resources import Resource, unfit
 from freshet.engine.signatures import element_annotation, without_none
+from freshet.engine.specs import Metadata
 from freshet.engine.stores.landing import InputChangedError, still_the_same
 from freshet.engine.stores.outages import is_outage
 from freshet.engine.stores.payloads import Payloads, inline_content
@@ -66,6 +73,8 @@ class Work(msgspec.Struct, frozen=True):
     """The resources of its functions, open."""
     readers: Readers | None = None
     """Who may be reading what it supersedes."""
+    columns: Mapping[AssetKey, Mapping[str, str]] = {}
+    """What tables have to have, by asset."""
 
     @property
     def newest_read(self) -> int:
@@ -162,6 +171,7 @@ class Work(msgspec.Struct, frozen=True):
             if output.value is not None:
                 promised = annotated(self.asset, target.asset, batch=order.spec.batch > 1)
                 check_type(target.asset, promised, output.value)
+                check_columns(target.asset, self.columns.get(target.asset, {}), output.value)
         return stage(self.store, order, outputs)
 
     def keep(self, value: object, permit: Permit) -> list[AnyEvent] | Failed:
@@ -210,7 +220,8 @@ class Work(msgspec.Struct, frozen=True):
         )
         inputs = self.inputs(number)
         if staged is not None:
-            version, metadata = staged.data_version, {**output.metadata, **staged.metadata}
+            version = staged.data_version
+            metadata: Metadata = {**output.metadata, **staged.metadata}
         else:
             version = output.data_version or valueless_version(
                 self.order, number, inputs, self.newest_read

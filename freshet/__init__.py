@@ -4,6 +4,7 @@ Declare what should exist and how fresh it must be; when something changes, Fres
 what must be rebuilt, in milliseconds, and can always say why.
 """
 
+from freshet.engine import metadata
 from freshet.engine.assets import Asset, Input, Source, asset, source
 from freshet.engine.changes import Change, Changes
 from freshet.engine.checks import Check, CheckResult, check
@@ -118,6 +119,7 @@ __all__ = [
     "last",
     "manual",
     "max_lag",
+    "metadata",
     "monthly",
     "multi_asset",
     "not_null",

@@ -12,8 +12,9 @@ from freshet.engine.errors import RequestError
 from freshet.engine.events import Recorded
 from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.partitions import describe
+from freshet.engine.schemas import Difference, drift
 from freshet.engine.selection import select
-from freshet.engine.specs import AssetSpec
+from freshet.engine.specs import AssetSpec, Metadata
 from freshet.projections.catalog import Version
 from freshet.projections.causes import blocker_text
 from freshet.projections.cells import Cell, cells_of
@@ -60,8 +61,13 @@ class AssetRow(msgspec.Struct, frozen=True):
     lag_ms: int
     position: int | None
     data_version: str | None = None
+    changed_at: int | None = None
+    """Position at which the data of any partition last became other: made anew to the same content,
+    they stay as old as they were."""
     changed_at_us: int | None = None
     note: str = ""
+    drift: tuple[Difference, ...] = ()
+    """Schema drift: what its definition says of columns other than its newest version has."""
 
 
 class PartitionRow(msgspec.Struct, frozen=True):
@@ -79,8 +85,11 @@ class PartitionRow(msgspec.Struct, frozen=True):
     position: int | None
     run: int | None
     data_version: str | None = None
-    metadata: dict[str, str | int | float | bool | None] = {}
+    metadata: Metadata = {}
     note: str = ""
+    changed_at: int | None = None
+    """Position at which its data last became other."""
+    changed_at_us: int | None = None
 
 
 class StatusReport(msgspec.Struct, frozen=True):
@@ -89,7 +98,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     Of one asset also its partitions, a page at a time: `next` is the key to go on after. `pauses`
     are those that hold what the report is about, or a sensor that feeds it; of all assets, all.
     `sensors` are those that feed it, `circuits` those that are open; `profile` is the one the last
-    daemon has run under.
+    daemon has run under. `notices` is what the daemon that answers wants known.
     """
 
     position: int
@@ -103,6 +112,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     sensors: tuple[SensorRow, ...] = ()
     circuits: tuple[CircuitRow, ...] = ()
     profile: str = ""
+    notices: tuple[str, ...] = ()
 
 
 class GraphRow(msgspec.Struct, frozen=True):
@@ -120,7 +130,7 @@ class GraphRow(msgspec.Struct, frozen=True):
     owners: tuple[str, ...]
     kinds: tuple[str, ...]
     description: str
-    metadata: dict[str, str | int | float | bool | None]
+    metadata: Metadata
 
 
 def status_report(
@@ -228,6 +238,7 @@ def asset_row(view: View, key: AssetKey, now_us: int) -> AssetRow:
         _lag_us(state, now_us) // 1000,
         state.newest or None,
         note=note(view, worst) if worst is not None else "",
+        changed_at=max(state.changed_at, default=0) or None,
     )
 
 
@@ -259,6 +270,7 @@ def partition_row(view: View, cell: Cell, now_us: int) -> PartitionRow:
         cell.made_at or None,
         cell.started_at or None,
         note=note(view, cell),
+        changed_at=cell.changed_at or None,
     )
 
 
@@ -276,30 +288,48 @@ def note(view: View, cell: Cell) -> str:
 
 def positions_in(report: StatusReport) -> list[int]:
     """The events that state the versions a report is about."""
-    found = [row.position for row in report.assets] + [row.position for row in report.partitions]
+    found = [at for row in report.assets for at in (row.position, row.changed_at)]
+    found += [at for row in report.partitions for at in (row.position, row.changed_at)]
     return [position for position in found if position is not None]
 
 
-def with_versions(report: StatusReport, events: Mapping[int, Recorded]) -> StatusReport:
-    """The report with the versions those events state."""
+def with_versions(
+    report: StatusReport,
+    events: Mapping[int, Recorded],
+    specs: Mapping[AssetKey, AssetSpec],
+) -> StatusReport:
+    """The report with the versions those events state, and where their columns are others than
+    those of the definitions.
+    """
 
     def found(position: int | None) -> Version | None:
         return Version.of(events.get(position)) if position is not None else None
+
+    def moment(position: int | None) -> int | None:
+        event = events.get(position) if position is not None else None
+        return event.recorded_at if event is not None else None
 
     assets = []
     for row in report.assets:
         version = found(row.position)
         if version is not None:
             text = version.data_version if row.total == 1 else None
-            row = replace(row, data_version=text, changed_at_us=version.recorded_at)
-        assets.append(row)
+            differences = drift_of(specs[row.asset], version)
+            row = replace(row, data_version=text, drift=differences)
+        assets.append(replace(row, changed_at_us=moment(row.changed_at)))
     partitions = []
     for part in report.partitions:
         version = found(part.position)
         if version is not None:
-            part = replace(part, data_version=version.data_version, metadata=dict(version.metadata))
-        partitions.append(part)
+            part = replace(part, data_version=version.data_version, metadata=version.metadata)
+        partitions.append(replace(part, changed_at_us=moment(part.changed_at)))
     return replace(report, assets=tuple(assets), partitions=tuple(partitions))
+
+
+def drift_of(spec: AssetSpec, version: Version | None) -> tuple[Difference, ...]:
+    """How the declared columns differ from those of a version."""
+    published = version.metadata.get("columns") if version is not None else None
+    return drift(spec.columns, published) if isinstance(published, str) else ()
 
 
 def graph_rows(view: View, pattern: str | None = None) -> list[GraphRow]:

@@ -22,7 +22,7 @@ from freshet.engine.events import (
 )
 from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.parts import Input
-from freshet.engine.specs import AssetSpec, Plain
+from freshet.engine.specs import AssetSpec, Metadata
 
 
 class Version(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -34,7 +34,7 @@ class Version(msgspec.Struct, frozen=True, omit_defaults=True):
     run: int = 0
     code_version: str = ""
     inputs: tuple[Input, ...] = ()
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
 
     @classmethod
     def of(cls, recorded: Recorded | None) -> "Version | None":

@@ -7,7 +7,7 @@ import msgspec
 from freshet.engine.errors import RequestError
 from freshet.engine.events import Materialized, Observed, Recorded, RolledBack
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
-from freshet.engine.specs import Plain
+from freshet.engine.specs import Metadata
 from freshet.projections.catalog import Version
 from freshet.projections.why import short
 
@@ -30,7 +30,7 @@ class VersionRow(msgspec.Struct, frozen=True, omit_defaults=True):
     run: int = 0
     reason: str = ""
     current: bool = False
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
     kept: bool | None = None
 
 

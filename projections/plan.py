@@ -4,8 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import msgspec
+from msgspec.structs import replace
 
+from freshet.engine.events import Recorded
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
+from freshet.engine.schemas import Difference
+from freshet.projections.answers import drift_of
+from freshet.projections.catalog import Version
 from freshet.projections.causes import StaleCause, blocker, blocker_text
 from freshet.projections.cells import Cell, owing_rows
 from freshet.projections.marks import MISSING, NOTHING, STALE, WAITING
@@ -33,6 +38,8 @@ class PlanRow(msgspec.Struct, frozen=True):
     run_us: int | None
     keys: tuple[PartitionKey, ...] = ()
     """The partitions, in order; at most `MAX_NAMED` of them."""
+    drift: tuple[Difference, ...] = ()
+    """Columns that its definition has other than its newest version; see `with_drift`."""
 
     @property
     def partitions(self) -> int:
@@ -69,6 +76,20 @@ def plan_for(view: View, cells: Iterable[Cell]) -> list[PlanRow]:
         ]
     ordered = sorted(needed, key=lambda state: state.index)
     return [_row(view, state, sorted(needed[state])) for state in ordered]
+
+
+def drifting(view: View, rows: Iterable[PlanRow]) -> dict[AssetKey, int]:
+    """Of assets in a plan that declare columns, the position of the event that states the newest
+    version.
+    """
+    states = [view.staleness.states[row.asset] for row in rows]
+    return {s.spec.key: s.newest for s in states if s.spec.columns and s.newest}
+
+
+def with_drift(view: View, row: PlanRow, event: Recorded | None) -> PlanRow:
+    """The row with how its columns drift from that version."""
+    spec = view.staleness.graph.specs[row.asset]
+    return replace(row, drift=drift_of(spec, Version.of(event)))
 
 
 def _unfresh(state: AssetState) -> Iterator[Cell]:

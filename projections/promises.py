@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import msgspec
 
 from freshet.engine.events import (
+    EngineReloaded,
     EngineStarted,
     FellDue,
     FreshnessAtRisk,
@@ -70,7 +71,7 @@ class Promises:
         event = recorded.event
         now = recorded.recorded_at
         match event:
-            case EngineStarted(slots=slots):
+            case EngineStarted(slots=slots) | EngineReloaded(slots=slots):
                 self.planner.slots = max(1, slots)
             case GraphDeployed():
                 self._deployed()

@@ -17,7 +17,7 @@ from freshet.engine.events import (
 )
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.parts import Absorbed, Input
-from freshet.engine.specs import AssetSpec, Plain
+from freshet.engine.specs import AssetSpec, Metadata, Plain
 
 Asking = Generator[int, Recorded | None, Any]
 """Yields positions, and is sent the events that stand there."""
@@ -47,7 +47,7 @@ class Node(msgspec.Struct, frozen=True):
     run: int = 0
     code_version: str = ""
     config: dict[str, Plain] = {}
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
     count: int = 1
     missing: int = 0
     gaps: tuple[PartitionKey, ...] = ()

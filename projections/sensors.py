@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from freshet.engine.events import (
     CursorMoved,
+    EngineReloaded,
     EngineStarted,
     MessageRejected,
     MessageSettled,
@@ -91,8 +92,8 @@ class SensorRow(msgspec.Struct, frozen=True):
 
 class Sensors:
     """The projection: `health` by sensor name, `feeds`, the sources that each sensor of the project
-    reports, as of the last start of a daemon, and `rejected`: by sensor and item the position at
-    which it was rejected, unless it is settled.
+    reports, as of the last start or reload of a daemon, and `rejected`: by sensor and item the
+    position at which it was rejected, unless it is settled.
     """
 
     def __init__(self) -> None:
@@ -135,9 +136,9 @@ class Sensors:
             case MessageSettled(sensor=name, item=item):
                 self.rejected.get(name, {}).pop(item, None)
                 self._put(name, recorded, rejected=max(0, self._of(name).rejected - 1))
-            case EngineStarted(sensors=sensors, without_latest=without_latest):
-                self.feeds = sensors
-                self.without_latest = frozenset(without_latest)
+            case EngineStarted() | EngineReloaded():
+                self.feeds = recorded.event.sensors
+                self.without_latest = frozenset(recorded.event.without_latest)
             case _:
                 pass
 

@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from freshet.engine.events import EngineStarted, EngineStopped, Recorded
+from freshet.engine.events import EngineReloaded, EngineStarted, EngineStopped, Recorded
 from freshet.engine.keys import AssetKey, PartitionKey
 from freshet.projections.catalog import Catalog
 from freshet.projections.causes import Status, status
@@ -40,6 +40,8 @@ class View:
         """The last start or stop of a daemon."""
         self.profile = ""
         """The last that a daemon has run under; empty if none ever has."""
+        self.slots = 0
+        """Of the last daemon; 0: not known."""
 
     def apply(self, recorded: Recorded) -> None:
         """Fold the next event. Events must come in order and without gaps."""
@@ -61,6 +63,8 @@ class View:
         if isinstance(recorded.event, EngineStarted | EngineStopped):
             self.engine = recorded
             self.profile = getattr(recorded.event, "profile", "") or self.profile
+        if isinstance(recorded.event, EngineStarted | EngineReloaded):
+            self.slots = recorded.event.slots
 
     def status(self, asset: AssetKey, partition: PartitionKey) -> Status | None:
         """Is this asset partition fresh, and if not, why? None when it does not exist."""

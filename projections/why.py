@@ -14,6 +14,7 @@ from freshet.engine.events import (
     CursorMoved,
     DemandCancelled,
     Demanded,
+    EngineReloaded,
     EngineStarted,
     EngineStopped,
     FellDue,
@@ -192,6 +193,9 @@ def describe(recorded: Recorded) -> str:
         case EngineStarted(version=version, pid=pid, host=host, profile=profile):
             under = f", profile {profile}" if profile else ""
             return f"engine {version} started (pid {pid} on {host}{under})"
+        case EngineReloaded(slots=slots, sensors=sensors):
+            parts = f"{counted(slots, 'slot')} and {counted(len(sensors), 'sensor')}"
+            return f"engine goes on with {parts}"
         case EngineStopped(reason=reason):
             return f"engine stopped ({reason})"
         case _:

@@ -60,7 +60,9 @@ def fitted(
 
 
 class Engine:
-    """One engine under test. Time stands still unless `advance` moves it."""
+    """One engine under test. Time stands still unless `advance` moves it. One with a `former` takes
+    its stream and store over.
+    """
 
     def __init__(
         self,
@@ -70,12 +72,17 @@ class Engine:
         group_limits: Mapping[str, int] | None = None,
         resources: Mapping[str, object] | None = None,
         store: Store | None = None,
+        *,
+        former: "Engine | None" = None,
     ) -> None:
         self.now = 1_700_000_000_000_000
         self.graph, assets, checks = fitted(definitions, pools, group_limits, resources or {})
         self.resources = declared(resources or {})
-        self.stream = MemoryStream(self.clock)
-        self.store: Any = store if store is not None else MemoryStore()
+        self.stream: MemoryStream = (
+            former.stream if former is not None else MemoryStream(self.clock)
+        )
+        kept = former.store if former is not None else store
+        self.store: Any = kept if kept is not None else MemoryStore()
         self.definitions = Definitions(assets, self.store, checks, self.resources)
         self.loop = Loop(
             View(),
@@ -112,8 +119,8 @@ class Engine:
         """Other definitions, while everything goes on; what runs goes on with its own."""
         self.graph, assets, checks = fitted(definitions, None, None, resources or {})
         self.definitions = Definitions(assets, self.store, checks, declared(resources or {}))
-        self.loop.use(self.definitions)
-        await self.deploy()
+        graph = GraphDeployed(self.graph.digest, tuple(self.graph.specs.values()))
+        await self.loop.deploy(graph, self.definitions)
 
     async def change(self, name: str, version: str) -> None:
         """A source is seen with this version (empty: gone), a second after whatever was before."""

@@ -112,7 +112,7 @@ async def history(stream: EventStream) -> list[Recorded]:
 def offsets(history: Sequence[Recorded]) -> list[tuple[str, int, int]]:
     """Topic, partition and offset of each change, in the order of the stream."""
     return [
-        (str(m["topic"]), int(m["partition"] or 0), int(m["offset"] or 0))
+        (str(m["topic"]), int(str(m["partition"])), int(str(m["offset"])))
         for m in (r.event.metadata for r in history if isinstance(r.event, SourceChanged))
     ]
 

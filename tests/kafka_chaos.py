@@ -165,7 +165,7 @@ class KafkaChaos(Killable):
         for recorded in await self.history():
             if isinstance(recorded.event, SourceChanged):
                 of = recorded.event.metadata
-                places.append((int(of["partition"] or 0), int(of["offset"] or 0)))
+                places.append((int(str(of["partition"])), int(str(of["offset"]))))
         return places
 
     async def starts(self) -> int:

@@ -256,11 +256,7 @@ async def test_what_changed_while_down_is_caught_up_once() -> None:  # X10
     for number in range(1, 51):
         await first.stream.append([SourceChanged("s", "", str(number))])
     at = first.stream.head
-    second = Engine(definitions, 8)
-    second.stream = first.stream
-    second.loop._stream = first.stream  # the same history under a new engine
-    second.store = first.store
-    second.loop.use(first.definitions)
+    second = Engine(definitions, 8, former=first)  # the same history under a new engine
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(second.loop.run)
         await second.folded()

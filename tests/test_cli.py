@@ -74,10 +74,11 @@ class Place:
             check=False,
         )
 
-    def start(self) -> None:
+    def start(self, *options: str, **environment: str) -> None:
         self.daemon = subprocess.Popen(
-            [sys.executable, "-m", "freshet", "run", "project.py"],
+            [sys.executable, "-m", "freshet", "run", "project.py", *options],
             cwd=self.folder,
+            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

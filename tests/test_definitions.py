@@ -100,7 +100,7 @@ def bad_star(*values: int) -> int:
         (lambda: fr.asset(key="a", retries=-1)(upstream.function), "retries=-1"),
         (lambda: fr.asset(key="a", timeout="soon")(upstream.function), "no length of time"),
         (lambda: fr.asset(key="a", timeout=0)(upstream.function), "timeout of 0"),
-        (lambda: fr.asset(key="a", metadata={"x": [1]})(upstream.function), "metadata 'x'"),  # type: ignore[dict-item]
+        (lambda: fr.asset(key="a", metadata={"x": {1}})(upstream.function), "metadata 'x'"),
         (lambda: fr.asset(key="a b")(upstream.function), "bad segment"),
         (
             lambda: fr.Project([fr.asset(key="a", inputs={"x": "y"})(upstream.function)]),

@@ -1,5 +1,6 @@
 """Every page is true: its snippets run, its commands exit with 0, its links lead somewhere."""
 
+import ast
 import json
 import os
 import re
@@ -186,6 +187,17 @@ def test_a_broken_page_is_noticed(text: str, tmp_path: Path) -> None:
     """The walk itself fails where a reader would."""
     with pytest.raises(AssertionError):
         Walk("broken.md", tmp_path).follow(text)
+
+
+def test_a_test_of_an_asset_is_short_and_needs_no_engine() -> None:  # A4
+    """As the page shows it (and runs it): five lines at most, of the function and its values."""
+    page = (ROOT / "docs" / "how-to" / "test-your-assets.md").read_text(encoding="utf-8")
+    (shown,) = [block.text for block in blocks(page) if block.text.startswith("# test_project.py")]
+    tree = ast.parse(shown)
+    imported = {alias.name for node in ast.walk(tree) for alias in getattr(node, "names", ())}
+    assert imported == {"asyncio", "project", "revenue", "total"}
+    tests = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert [len(ast.unparse(test).splitlines()) for test in tests] == [2, 4, 2]
 
 
 @pytest.mark.parametrize("project", EXAMPLES, ids=relative)

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from freshet.engine import metadata as m
 from freshet.engine.codec import TYPES, decode, encode, type_of
 from freshet.engine.events import (
     AnyEvent,
@@ -12,6 +13,7 @@ from freshet.engine.events import (
     CursorMoved,
     DemandCancelled,
     Demanded,
+    EngineReloaded,
     EngineStarted,
     EngineStopped,
     FellDue,
@@ -76,6 +78,16 @@ from freshet.engine.windows import Windows
 GOLDEN = Path(__file__).parent / "golden" / "events-1.jsonl"
 
 DAY = "2013-01-05"
+URL = m.Url("https://example.org")
+TYPED: dict[str, m.Value] = {
+    "path": m.Path("/a"),
+    "url": URL,
+    "table": m.Table(("a", "b"), ((1, "x"), (2.5, None)), 7),
+    "markdown": m.Markdown("# a"),
+    "json": m.Json('{"a":1}'),
+    "at": m.Timestamp(1700),
+    "plain": 3,
+}
 GRAPH = GraphDeployed(
     digest="9f2c",
     assets=(
@@ -258,6 +270,13 @@ EVENTS: list[tuple[AnyEvent, str, int | None]] = [
         None,
     ),
     (EngineStarted("0.1.0", profile="prod"), "", None),
+    (
+        GraphDeployed("d5", (AssetSpec("table", columns={"id": "int"}, metadata={"doc": URL}),)),
+        "",
+        None,
+    ),
+    (Materialized("typed", run=7, data_version="v", metadata=TYPED), "typed", 7),
+    (EngineReloaded(4, {"files": ("landing",)}, ("files",)), "", None),
     (EngineStopped("SIGTERM"), "", None),
     (
         CheckEvaluated(

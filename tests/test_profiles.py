@@ -91,11 +91,11 @@ class World(Place):
             check=False,
         )
 
-    def start(self, *arguments: str) -> None:
+    def start(self, *arguments: str, **environment: str) -> None:
         self.daemon = subprocess.Popen(
             [sys.executable, "-m", "freshet", "run", "project.py", *arguments],
             cwd=self.folder,
-            env=self.variables,
+            env={**self.variables, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -180,7 +180,7 @@ async def test_nothing_that_runs_and_checks_say_is_recorded_with_a_secret() -> N
     @fr.asset
     def tells(raw: str, password: fr.Secret) -> fr.Output:
         said = {"url": f"pg://me:{quote(password.reveal(), safe='')}@here", CANARY: password}
-        return fr.Output(1, metadata=said)  # type: ignore[arg-type]  # a secret is none of them
+        return fr.Output(1, metadata=said)
 
     @fr.check(tells)
     def says(value: int, password: fr.Secret) -> fr.CheckResult:

@@ -527,7 +527,7 @@ async def test_what_people_look_at_follows_though_a_run_began_meanwhile(fails: b
             await e.quiet()
         target = AssetPartition("made")
         first = e.store.versions(target)[1].data_version
-        restorer = Restorer(e.view, e.stream, e.store, e.loop.readers)
+        restorer = Restorer(e.view, e.stream, lambda: e.store, e.loop.readers)
         e.loop.listeners.append(restorer.heed)
         await back(e, "made", first)
         await e.change("raw", "3")

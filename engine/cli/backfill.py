@@ -23,7 +23,6 @@ from freshet.engine.errors import DefinitionError, FreshetError, RequestError
 from freshet.engine.events import (
     DemandCancelled,
     Demanded,
-    EngineStarted,
     PartitionsAdded,
     PartitionsRemoved,
 )
@@ -246,9 +245,7 @@ def _cancelled(view: View, position: int, reason: str) -> DemandCancelled:
 
 
 def _bulk_slots(view: View) -> int:
-    started = view.engine.event if view.engine is not None else None
-    slots = started.slots if isinstance(started, EngineStarted) else 0
-    return max(1, (slots or DEFAULT_SLOTS) // BULK_SHARE)
+    return max(1, (view.slots or DEFAULT_SLOTS) // BULK_SHARE)
 
 
 def _last_us(text: str | None) -> int | None:

@@ -29,7 +29,7 @@ from freshet.engine.logs import redacted_output
 from freshet.engine.profiles import check_state
 from freshet.engine.project import Project
 from freshet.engine.publishing import asked, evaluated
-from freshet.engine.specs import CheckSpec, Plain
+from freshet.engine.specs import CheckSpec, Metadata
 from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.stream import MAX_BATCH, wall_clock
 from freshet.engine.target import load_project
@@ -57,7 +57,7 @@ class CheckRow(msgspec.Struct, frozen=True):
     blocking: bool
     severity: str
     message: str = ""
-    metadata: dict[str, Plain] = {}
+    metadata: Metadata = {}
     data_version: str = ""
     run: int = 0
     position: int = 0

@@ -1,6 +1,7 @@
 """How answers look in a terminal: small tables, ages in words, and JSON for programs."""
 
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from freshet.engine.schemas import Difference
 from freshet.engine.secrets import told
 
 COLOURS = {
@@ -77,3 +79,9 @@ def age(us: int) -> str:
 def moment(us: int) -> str:
     """A recorded time (µs) in local time, to the millisecond."""
     return datetime.fromtimestamp(us / 1_000_000, UTC).astimezone().isoformat(" ", "milliseconds")
+
+
+def print_drift(asset: str, drift: Iterable[Difference]) -> None:
+    """A line for each column that is declared other than it was published."""
+    for difference in drift:
+        click.echo(f"schema drift: {asset}: {difference}")

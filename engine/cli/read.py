@@ -9,7 +9,16 @@ import msgspec
 from rich.text import Text
 
 from freshet.engine.asking import StatusQuestion, existing, status_of
-from freshet.engine.cli.output import COLOURS, age, coloured, console, moment, print_json, table
+from freshet.engine.cli.output import (
+    COLOURS,
+    age,
+    coloured,
+    console,
+    moment,
+    print_drift,
+    print_json,
+    table,
+)
 from freshet.engine.cli.sensors import plain, print_health
 from freshet.engine.cli.state import (
     NOBODY,
@@ -31,13 +40,11 @@ from freshet.projections.answers import (
     PartitionRow,
     StatusReport,
     graph_rows,
-    select_assets,
 )
 from freshet.projections.cells import cells_of
 from freshet.projections.circuits import CircuitRow
 from freshet.projections.matrix import MARKS, Matrix
 from freshet.projections.pauses import PauseRow
-from freshet.projections.plan import plan_for, plan_of
 from freshet.projections.view import View
 from freshet.projections.why import Explanation, describe, explain, short
 
@@ -101,38 +108,6 @@ def graph(pattern: str | None, state: Path, as_json: bool) -> None:
         policy = row.policy or "(source)"
         shown.add_row(row.asset, row.group, policy, row.partitions, ", ".join(row.upstream))
     console().print(shown)
-
-
-@click.command()
-@click.argument("selection", required=False, metavar="[SELECTION | ASSET@PARTITION]")
-@state_option
-@json_option
-def plan(selection: str | None, state: Path, as_json: bool) -> None:
-    """What is not as it should be: what would run, in order, why, and what it waits for.
-
-    Of a selection or one partition, exactly what makes it fresh: it and what it needs upstream that
-    is not fresh, up to sources and manual assets. Empty when all is fresh.
-    """
-    view = run_async(_view, state)
-    if selection is not None and "@" in selection and " " not in selection:
-        cell = view.staleness.cell(*existing(view, selection))
-        rows = plan_for(view, [cell] if cell is not None else [])
-    else:
-        keys = list(view.staleness.states)
-        rows = plan_of(view, keys if selection is None else select_assets(view, selection))
-    if as_json:
-        print_json(rows)
-        return
-    shown = table("asset", ">missing", ">stale", ">may follow", "from", "to", "why", "waits for")
-    for row in rows:
-        counts = (str(count or "") for count in (row.missing, row.stale, row.waiting))
-        shown.add_row(row.asset, *counts, row.first, row.last, row.why, row.blocked_by)
-    if rows:
-        console().print(shown)
-    total = sum(row.partitions for row in rows)
-    verb = "is" if total == 1 else "are"
-    said = f"{counted(total, 'partition')} {verb} not fresh" if rows else "nothing to do"
-    click.echo(said, err=True)
 
 
 @click.command()
@@ -283,12 +258,16 @@ def _print_status(report: StatusReport, now_us: int, *, whole: bool) -> None:
         for row in report.assets:
             shown.add_row(*_asset_cells(row, now_us))
         out.print(shown)
+    for row in report.assets:
+        print_drift(row.asset, row.drift)
     if report.matrix is not None and report.matrix.bar:
         _print_matrix(report.matrix)
     if report.partitions and (len(report.partitions) > 1 or not report.assets):
-        shown = table("partition", "state", "", "lag", "version", ">position", "waits for")
+        shown = table(
+            "partition", "state", "", "lag", "version", "changed", ">position", "waits for"
+        )
         for part in report.partitions:
-            shown.add_row(*_partition_cells(part))
+            shown.add_row(*_partition_cells(part, now_us))
         out.print(shown)
         if report.next is not None:
             click.echo(f"… and more: --after {report.next}, or a larger --limit")
@@ -299,6 +278,8 @@ def _print_status(report: StatusReport, now_us: int, *, whole: bool) -> None:
     print_health(report.sensors, now_us, whole=whole)
     for key in report.orphans:
         click.echo(f"{key}: no longer defined; its history is kept")
+    for notice in report.notices:
+        click.echo(f"note: {notice}")
     verdict = "everything is fresh" if report.fresh else "not everything is fresh"
     under = f", profile {report.profile}" if report.profile else ""
     click.echo(f"{verdict}, at position {report.position}{under}", err=True)
@@ -335,9 +316,6 @@ def _print_matrix(matrix: Matrix) -> None:
 
 
 def _asset_cells(row: AssetRow, now_us: int) -> list[str | Text]:
-    changed = (
-        age(max(0, now_us - row.changed_at_us)) + " ago" if row.changed_at_us is not None else ""
-    )
     return [
         row.asset,
         f"{row.fresh}/{row.total}",
@@ -345,18 +323,23 @@ def _asset_cells(row: AssetRow, now_us: int) -> list[str | Text]:
         coloured(row.activity),
         age(row.lag_ms * 1000) if row.lag_ms else "",
         short(row.data_version or ""),
-        changed,
+        _ago(row.changed_at_us, now_us),
         row.blocked_by or row.note,
     ]
 
 
-def _partition_cells(row: PartitionRow) -> list[str | Text]:
+def _ago(us: int | None, now_us: int) -> str:
+    return f"{age(max(0, now_us - us))} ago" if us is not None else ""
+
+
+def _partition_cells(row: PartitionRow, now_us: int) -> list[str | Text]:
     return [
         str(AssetPartition(row.asset, row.partition)),
         coloured(row.state),
         coloured(row.activity),
         age(row.lag_ms * 1000) if row.lag_ms else "",
         short(row.data_version or ""),
+        _ago(row.changed_at_us, now_us),
         str(row.position or ""),
         row.blocked_by,
     ]

@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 from contextlib import redirect_stdout
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from freshet.engine import logs
 from freshet.engine.cli.output import age
 from freshet.engine.cli.state import profile_option, state_option
 from freshet.engine.counts import counted
-from freshet.engine.daemon import daemon, obey_signals
+from freshet.engine.daemon import daemon, obey, signals_of_life
+from freshet.engine.errors import RequestError
 from freshet.engine.events import (
+    EngineReloaded,
     EngineStarted,
     FreshnessAtRisk,
     FreshnessBreached,
@@ -32,8 +35,9 @@ from freshet.engine.events import (
     SourceChanged,
 )
 from freshet.engine.keys import AssetPartition
+from freshet.engine.notify import Notifier
 from freshet.engine.project import Project
-from freshet.engine.target import load_project
+from freshet.engine.target import load_project, reload_project
 from freshet.projections.view import View
 from freshet.projections.why import describe
 
@@ -49,24 +53,40 @@ log = structlog.get_logger("freshet")
     "--slots", type=click.IntRange(min=1), help="Runs alive at once (default: the project's)."
 )
 @profile_option
+@click.option(
+    "--log-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Append logs to this file instead of stderr; it may be rotated at any time.",
+)
 @state_option
-def run(target: str, slots: int | None, state: Path) -> None:
+def run(target: str, slots: int | None, log_file: Path | None, state: Path) -> None:
     """Keep a project fresh until told to stop.
 
     TARGET is `path.py` or `module:project`. SIGTERM or Ctrl-C drains: nothing new starts, live runs
     get 30 s to finish; the second one stops at once. What was cut off is run again on the next
-    start.
+    start. SIGHUP has the project loaded anew, as `freshet reload` does.
     """
     with logs.redacted_output():
-        logs.configure()
+        _log_to(log_file)
         project = load_project(target)
-        options = {"use_uvloop": find_spec("uvloop") is not None}
-        left_behind = anyio.run(_run, project, state, slots, backend_options=options)
+        fast = {"use_uvloop": find_spec("uvloop") is not None}
+        left_behind = anyio.run(_run, target, project, state, slots, backend_options=fast)
         if left_behind or _still_working():
             # A thread that outlived its timeout cannot be ended, and would keep the process for
             # ever.
             sys.stderr.flush()
             os._exit(0)
+
+
+def _log_to(path: Path | None) -> None:
+    try:
+        logs.configure(path)
+    except OSError as error:
+        raise RequestError(
+            f"the log file '{path}' cannot be written",
+            cause=error.strerror,
+            hint="its folder must be there, and writable",
+        ) from None
 
 
 def _still_working() -> bool:
@@ -93,17 +113,18 @@ def check(target: str) -> None:
     )
 
 
-async def _run(project: Project, state: Path, slots: int | None) -> int:
+async def _run(target: str, project: Project, state: Path, slots: int | None) -> int:
     # What assets print is talk, not data: stdout belongs to whoever pipes our output.
-    with redirect_stdout(sys.stderr):
-        async with daemon(project, state, slots=slots) as running:
+    with redirect_stdout(sys.stderr), signals_of_life() as signals:
+        load, notifier = partial(reload_project, target), Notifier.of(os.environ)
+        async with daemon(project, state, slots=slots, load=load, notifier=notifier) as running:
             running.loop.listeners.append(tell)
             assets, at = len(project.assets), running.view.position
             under = {"profile": project.profile} if project.profile else {}
             place = {"state": str(state), "position": at, "pid": os.getpid()}
             log.info("running", assets=assets, **place, **under)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(obey_signals, running)
+                tasks.start_soon(obey, running, signals, tasks)
                 await running.stopped()
                 tasks.cancel_scope.cancel()
         log.info("stopped", reason=running.stop_reason, position=running.stream.head)
@@ -127,7 +148,9 @@ def tell(recorded: Recorded, view: View) -> None:
             log.warning(describe(recorded), position=recorded.position)
         case FreshnessRestored():
             log.info(describe(recorded), position=recorded.position)
-        case RunAbandoned() | GraphDeployed() | EngineStarted() | Paused() | Resumed():
+        case RunAbandoned() | GraphDeployed() | Paused() | Resumed():
+            log.info(describe(recorded), position=recorded.position)
+        case EngineStarted() | EngineReloaded():
             log.info(describe(recorded), position=recorded.position)
         case _:
             pass

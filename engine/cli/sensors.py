@@ -23,7 +23,7 @@ from freshet.engine.counts import counted
 from freshet.engine.errors import RequestError, did_you_mean
 from freshet.engine.events import CursorMoved, MessageRejected
 from freshet.engine.socket import Wish, ask_status
-from freshet.engine.specs import Plain
+from freshet.engine.specs import Metadata
 from freshet.engine.stream import wall_clock
 from freshet.projections.pauses import sensor_scope
 from freshet.projections.sensors import SensorRow, sensor_rows
@@ -63,7 +63,7 @@ class RejectedRow(msgspec.Struct, frozen=True):
     rejected_at_us: int
     reason: str
     excerpt: str
-    metadata: dict[str, Plain]
+    metadata: Metadata
     replay: bool
 
 

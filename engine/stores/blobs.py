@@ -6,17 +6,13 @@ from typing import Any
 from freshet.engine.digests import digest
 from freshet.engine.errors import StoreError
 from freshet.engine.keys import AssetPartition
-from freshet.engine.specs import Plain
 from freshet.engine.stores.formats import Encoded, Formats
 from freshet.engine.stores.store import Staged
 
 
 def staged_of(target: AssetPartition, run: int, encoded: Encoded, location: str) -> Staged:
     """What is told of a value that was staged."""
-    metadata: dict[str, Plain] = {"bytes": len(encoded.data)}
-    if encoded.rows is not None:
-        metadata["rows"] = encoded.rows
-    return Staged(target, run, version_of(encoded), metadata, location)
+    return Staged(target, run, version_of(encoded), encoded.metadata, location)
 
 
 def version_of(encoded: Encoded) -> str:

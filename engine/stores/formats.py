@@ -12,6 +12,9 @@ from typing import Any
 import msgspec
 
 from freshet.engine.errors import DefinitionError, StoreError
+from freshet.engine.metadata import Table
+from freshet.engine.schemas import text_of
+from freshet.engine.specs import Plain
 
 OURS = (".bin", ".txt", ".json", ".parquet", ".pickle")
 """Suffixes of what is stored without a format of the user's own."""
@@ -24,13 +27,24 @@ SUFFIX = re.compile(r"\.[A-Za-z0-9_-]{1,16}")
 
 
 class Encoded(msgspec.Struct, frozen=True):
-    """A value as bytes, the suffix that names its format, and the number of rows if it is
-    a table.
+    """A value as bytes, the suffix that names its format, and of a table the number of rows, and
+    its columns as they are recorded.
     """
 
     suffix: str
     data: bytes
     rows: int | None = None
+    columns: str = ""
+
+    @property
+    def metadata(self) -> dict[str, Plain]:
+        """What is recorded of it."""
+        found: dict[str, Plain] = {"bytes": len(self.data)}
+        if self.rows is not None:
+            found["rows"] = self.rows
+        if self.columns:
+            found["columns"] = self.columns
+        return found
 
 
 class Format(msgspec.Struct, frozen=True):
@@ -216,14 +230,14 @@ def _encode_table(package: str, value: Any) -> Encoded:
             frame = value.collect() if hasattr(value, "collect") else value
             buffer = BytesIO()
             frame.write_parquet(buffer)
-            return Encoded(".parquet", buffer.getvalue(), frame.height)
+            return Encoded(".parquet", buffer.getvalue(), frame.height, _columns(frame))
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         table = pa.Table.from_pandas(value) if package == "pandas" else value
         sink = BytesIO()
         pq.write_table(table, sink)
-        return Encoded(".parquet", sink.getvalue(), table.num_rows)
+        return Encoded(".parquet", sink.getvalue(), table.num_rows, _columns(value))
     except ImportError:
         raise missing_extra("pyarrow" if package == "pandas" else package) from None
     except Exception as error:  # recorded: as the StoreError of the run that stores
@@ -231,6 +245,31 @@ def _encode_table(package: str, value: Any) -> Encoded:
             f"a {package} table cannot be written as Parquet",
             cause=f"{type(error).__name__}: {error}",
         ) from error
+
+
+def columns_of(table: Any) -> dict[str, str] | None:
+    """Name and type of each column of a table, in the words of narwhals; None without it."""
+    try:
+        import narwhals.stable.v2 as nw
+    except ImportError:
+        return None
+    schema = nw.from_native(table).collect_schema()
+    return {str(name): str(kind) for name, kind in schema.items()}
+
+
+def sample_of(table: Any, limit: int) -> Table:
+    """The first rows of a table. Raises TypeError without narwhals."""
+    try:
+        import narwhals.stable.v2 as nw
+    except ImportError:
+        raise TypeError("tables as metadata need narwhals, which is not installed") from None
+    table = table.collect() if type(table).__name__ == "LazyFrame" else table
+    frame = nw.from_native(table, eager_only=True)
+    return Table.of(frame.columns, frame.head(limit).rows(), len(frame))
+
+
+def _columns(table: Any) -> str:
+    return text_of(columns_of(table) or {})
 
 
 def _read_polars(suffix: str, data: bytes) -> Any:

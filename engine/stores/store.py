@@ -13,7 +13,7 @@ class Staged(msgspec.Struct, frozen=True):
     """A value written but not yet visible: its data version and what is worth knowing of it.
 
     `data_version` is the digest of the stored content: equal content, equal version.
-    `metadata` has `bytes` (size) and, for tables, `rows`.
+    `metadata` has `bytes` (size) and, for tables, `rows` and `columns`.
     """
 
     target: AssetPartition

@@ -15,9 +15,10 @@ import anyio
 from rich.console import Console
 
 from freshet.demo import month
-from freshet.engine.daemon import Daemon, daemon
+from freshet.engine.daemon import daemon
 from freshet.engine.events import Materialized, Recorded, RunStarted, SourceChanged
 from freshet.engine.keys import AssetPartition
+from freshet.engine.running import Daemon
 from freshet.engine.stream import wall_clock
 from freshet.engine.target import load_project
 from freshet.projections.cells import cells_of

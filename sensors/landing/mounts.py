@@ -50,9 +50,18 @@ def kind_of(path: str, text: str) -> str:
 
 def is_remote(path: str) -> bool:
     """Does the path lie where the kernel does not see all that happens?"""
+    return is_shared(kind_at(path))
+
+
+def is_shared(kind: str) -> bool:
+    """Is it a kind of file system that others may write to, and whose locks cannot be relied on?"""
+    return kind in REMOTE or kind == "fuse" or kind.startswith("fuse.")
+
+
+def kind_at(path: str) -> str:
+    """The kind of file system a path lies on; empty when unknown, as on what is no Linux."""
     try:
         text = MOUNTS.read_text("utf-8", "surrogateescape")
     except OSError:
-        return False  # no Linux
-    kind = kind_of(os.path.realpath(path), text)
-    return kind in REMOTE or kind == "fuse" or kind.startswith("fuse.")
+        return ""
+    return kind_of(os.path.realpath(path), text)
