@@ -20,6 +20,7 @@ from freshet.engine.checkpointing import Checkpointing
 from freshet.engine.checkpoints import CHECKPOINT, position_of, save, view_of
 from freshet.engine.clock import SteadyClock
 from freshet.engine.events import EngineStopped
+from freshet.engine.executors.workshop import open_workshop
 from freshet.engine.intents import Intents
 from freshet.engine.lending import borrowing
 from freshet.engine.loop import Loop
@@ -27,6 +28,7 @@ from freshet.engine.orphans import Undertaker
 from freshet.engine.project import Project
 from freshet.engine.recovery import recover
 from freshet.engine.rollback import Restorer, RollbackQuestion, RolledBackTo, roll_back
+from freshet.engine.runner import Runner
 from freshet.engine.socket import Answers, serve
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.stores.payloads import Payloads
@@ -136,7 +138,10 @@ async def daemon(
     """
     steady = SteadyClock()
     clock = clock or steady
-    async with SqliteStream.open(state / STREAM_FILE, clock=clock) as stream:
+    async with (
+        SqliteStream.open(state / STREAM_FILE, clock=clock) as stream,
+        open_workshop(state) as workshop,
+    ):
         view = await view_of(stream, state / CHECKPOINT)
         steady.begin(view.recorded_at)
         intents = Intents(state / INTENTS)
@@ -152,6 +157,7 @@ async def daemon(
             rng=rng,
             payloads=payloads,
             intents=intents,
+            make_runner=partial(Runner, workshop=workshop),
         )
         valves = Valves((sensor.name for sensor in project.sensors), view.pauses)
         checkpointing = Checkpointing(state / STREAM_FILE)

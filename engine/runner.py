@@ -30,6 +30,7 @@ from freshet.engine.executors.invoke import (
     on_loop,
     saying,
 )
+from freshet.engine.executors.workshop import Surroundings, Workshop
 from freshet.engine.inputs import (
     loads_of,
     version_in,
@@ -74,6 +75,7 @@ class Runner:
         payloads: Payloads | None = None,
         intents: Intents | None = None,
         lender: Lender | None = None,
+        workshop: Workshop | None = None,
     ) -> None:
         self.definitions = definitions
         self._stream = stream
@@ -84,6 +86,7 @@ class Runner:
         self._payloads = payloads
         self._intents = intents
         self._lender = lender
+        self._workshop = workshop or Workshop()
         self._threads = anyio.CapacityLimiter(slots + MAX_ABANDONED_THREADS)
         self._scopes: dict[int, anyio.CancelScope] = {}
         self.readers = Readers()
@@ -109,13 +112,14 @@ class Runner:
             scope.cancel()
 
     async def _carry_out(self, order: Order, scope: anyio.CancelScope) -> None:
-        store = self.definitions.store
+        store, around = self.definitions.store, self._workshop.enter(order.run)
         try:
             started = self._timer()
             made: list[AnyEvent] | Failed | None = None
             with scope:
                 if not scope.cancel_called:
                     made = await self._attempt(order)
+            await self._leave(around)
             if made is None:
                 await anyio.to_thread.run_sync(store.discard, order.run)
                 return
@@ -129,6 +133,12 @@ class Runner:
                 self._intents.drop(order.run)
             del self._scopes[order.run]
             self.live -= 1
+
+    async def _leave(self, around: Surroundings) -> None:
+        """Before the end of the run is recorded: who reads that can read all it has said."""
+        around.close_log()
+        if around.has_scratch:
+            await anyio.to_thread.run_sync(around.clear)
 
     async def _attempt(self, order: Order) -> list[AnyEvent] | Failed:
         """One attempt, in one worker thread or on the loop; never raises for what user code

@@ -2,6 +2,7 @@
 without the user's code.
 """
 
+import re
 from pathlib import Path
 
 import click
@@ -24,6 +25,7 @@ from freshet.engine.codec import type_of
 from freshet.engine.counts import counted
 from freshet.engine.events import Materialized, Recorded, RolledBack
 from freshet.engine.keys import AssetPartition, parse_asset_partition
+from freshet.engine.runlogs import FOLDER, path_of
 from freshet.engine.socket import ask_status
 from freshet.engine.stream import MAX_BATCH, wall_clock
 from freshet.projections.answers import (
@@ -84,6 +86,8 @@ def why(target: str, state: Path, as_json: bool) -> None:
         print_json(explanation)
     else:
         _print_why(explanation)
+        for run in _talkative(explanation, state):
+            click.echo(f"  what it said: freshet logs {run}")
 
 
 @click.command()
@@ -372,6 +376,13 @@ def _print_why(explanation: Explanation) -> None:
         click.echo(f"{'  ' * (step.depth + 1)}{step.text}{place}")
     if explanation.hint:
         click.echo(f"  to release it: {explanation.hint}")
+
+
+def _talkative(explanation: Explanation, state: Path) -> list[int]:
+    """The failed runs of the explanation that have said something."""
+    found = [re.match(r"run (\d+) failed", step.text) for step in explanation.steps]
+    runs = dict.fromkeys(int(match[1]) for match in found if match)
+    return [run for run in runs if path_of(state / FOLDER, run).exists()]
 
 
 def _print_event(recorded: Recorded, as_json: bool) -> None:
