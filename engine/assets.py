@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, overload
 from freshet.engine.arguments import (
     check_declared,
     check_partitions,
+    executor_of,
     plain,
     shares,
     store_name,
@@ -75,7 +76,7 @@ class Asset(Named):
         self,
         function: Callable[..., Any],
         spec: AssetSpec,
-        *,
+        executor: str | None,
         has_policy: bool,
         deps: Sequence["str | Asset | Source | Input"],
         inputs: Mapping[str, "str | Asset | Source | Input"],
@@ -93,6 +94,7 @@ class Asset(Named):
         `spec.together`.
         """
         self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
+        self.executor = executor_of(spec.key, executor, self.is_async, self.where)
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", spec.key)
 
@@ -142,6 +144,7 @@ def asset(
     retries: int = 0,
     retry_delay: float | str = 1.0,
     timeout: float | str | None = None,
+    executor: str | None = None,
     batch: int = 1,
     max_changes: int | None = None,
     pools: str | Sequence[str] | Mapping[str, int] = (),
@@ -168,6 +171,7 @@ def asset(
     retries: int = 0,
     retry_delay: float | str = 1.0,
     timeout: float | str | None = None,
+    executor: str | None = None,
     batch: int = 1,
     max_changes: int | None = None,
     pools: str | Sequence[str] | Mapping[str, int] = (),
@@ -185,13 +189,15 @@ def asset(
     `inputs` renames or maps, `deps` names what is depended on but not loaded. A parameter with a
     default is configuration and part of the code version; `context` receives the run's Context.
     `freshness` is the policy (none: the project's). `retries` are made with full-jitter backoff
-    from `retry_delay`; an attempt longer than `timeout` fails. With `batch=n` one run may take up
-    to n partitions: the function returns a dict of partition key to value. A parameter annotated
-    `fr.Changes` receives changes, each in one successful run, at most `max_changes` (1,000) at a
-    time: those of the source it names, else those of all sources in `deps`. A run takes of each of
-    `pools` a share of 1, or the weight that is given, and waits until there is room. `store` names
-    one of the project's `stores`; moved to another one, it is built anew. Durations are seconds or
-    text like "15m". The rest is for people. Raises DefinitionError naming asset and file.
+    from `retry_delay`; an attempt longer than `timeout` fails. Sync functions are called in
+    threads, async ones on the loop, with `executor="process"` either in a worker process. With
+    `batch=n` one run may take up to n partitions: the function returns a dict of partition key to
+    value. A parameter annotated `fr.Changes` receives changes, each in one successful run, at most
+    `max_changes` (1,000) at a time: those of the source it names, else of all sources in `deps`. A
+    run takes of each of `pools` a share of 1, or the weight given, and waits until there is room.
+    `store` names one of the project's `stores`; moved to another one, it is built anew. Durations
+    are seconds or text like "15m". The rest is for people. Raises DefinitionError naming asset and
+    file.
     """
 
     def declare(function: Callable[..., Any]) -> Asset:
@@ -219,9 +225,7 @@ def asset(
             store=store_name(name, store, where),
             config=config_of(function),
         )
-        return Asset(
-            function, spec, has_policy=freshness is not None, deps=deps, inputs=inputs or {}
-        )
+        return Asset(function, spec, executor, freshness is not None, deps, inputs or {})
 
     return declare(function) if function is not None else declare
 

@@ -20,6 +20,7 @@ from freshet.engine.checkpointing import Checkpointing
 from freshet.engine.checkpoints import CHECKPOINT, position_of, save, view_of
 from freshet.engine.clock import SteadyClock
 from freshet.engine.events import EngineStopped
+from freshet.engine.executors.pool import check_executors
 from freshet.engine.executors.workshop import open_workshop
 from freshet.engine.intents import Intents
 from freshet.engine.lending import borrowing
@@ -134,13 +135,14 @@ async def daemon(
     definitions are deployed if they changed. On exit the stream is closed in order. `clock` gives
     microseconds since the epoch; if left out, a `SteadyClock` that goes on from what is recorded.
     Raises InUseError when another process is the writer, StreamError when the stream cannot be
-    used.
+    used, DefinitionError when an asset cannot run where it asks to.
     """
+    check_executors(project)
     steady = SteadyClock()
     clock = clock or steady
     async with (
         SqliteStream.open(state / STREAM_FILE, clock=clock) as stream,
-        open_workshop(state) as workshop,
+        open_workshop(state, project.processes) as workshop,
     ):
         view = await view_of(stream, state / CHECKPOINT)
         steady.begin(view.recorded_at)

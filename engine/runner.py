@@ -21,6 +21,7 @@ from freshet.engine.events import (
     RunFailed,
     RunSucceeded,
 )
+from freshet.engine.executors.frames import Task
 from freshet.engine.executors.invoke import (
     Failed,
     Permit,
@@ -30,7 +31,8 @@ from freshet.engine.executors.invoke import (
     on_loop,
     saying,
 )
-from freshet.engine.executors.workshop import Surroundings, Workshop
+from freshet.engine.executors.pool import Worker
+from freshet.engine.executors.workshop import AROUND, Surroundings, Workshop
 from freshet.engine.inputs import (
     loads_of,
     version_in,
@@ -41,6 +43,7 @@ from freshet.engine.lending import Lender, NotOpened
 from freshet.engine.orders import Order, Reading
 from freshet.engine.outputs import as_output
 from freshet.engine.persist import persist
+from freshet.engine.publishing import Draft
 from freshet.engine.readers import Readers
 from freshet.engine.readings import take_changes
 from freshet.engine.secrets import is_told_in
@@ -163,12 +166,14 @@ class Runner:
             )
             if order.reading is not None:
                 work = await self._with_changes(work, order.reading)
+            # A worker process opens what its functions take by itself.
+            elsewhere = work.asset.executor == "process"
+            names = found.lent_to(work.asset, work.checks) if not elsewhere else {}
+            if not names or self._lender is None:
+                return await self._call(work, timeout)
+            return await self._call_lending(self._lender, names, work, timeout)
         except Rejected as rejected:
             return Failed(rejected.kind, rejected.error, passing=rejected.passing)
-        names = found.lent_to(work.asset, work.checks)
-        if not names or self._lender is None:
-            return await self._call(work, timeout)
-        return await self._call_lending(self._lender, names, work, timeout)
 
     async def _call_lending(
         self, lender: Lender, names: Iterable[str], work: Work, timeout: float | None
@@ -207,6 +212,8 @@ class Runner:
         return msgspec.structs.replace(work, taken=taken, previous=previous)
 
     async def _call(self, work: Work, timeout: float | None) -> list[AnyEvent] | Failed:
+        if work.asset.executor == "process":
+            return await self._in_process(work, timeout)
         if work.asset.is_async:
             return await on_loop(lambda: self._on_loop(work), timeout)
         try:
@@ -233,6 +240,33 @@ class Runner:
         value = work.asset.function(**arguments)
         work.confirm_files(arguments)
         return work.keep(value, permit)
+
+    async def _in_process(self, work: Work, timeout: float | None) -> list[AnyEvent] | Failed:
+        """As in a thread, but that the function is called in a worker process, which can be killed
+        with all it has started. Raises Rejected when there is no worker to be had.
+        """
+        pool, around, found = self._workshop.pool, AROUND.get(), self.definitions
+        if pool is None or around is None or not found.origin:
+            raise Rejected("error", "there are no worker processes here")
+        async with pool.worker(found.origin, found.digest) as worker:
+            return await in_thread(
+                lambda permit: self._through(worker, work, around, permit),
+                timeout,
+                self._threads,
+                around.kill,
+            )
+
+    def _through(
+        self, worker: Worker, work: Work, around: Surroundings, permit: Permit
+    ) -> list[AnyEvent] | Failed:
+        task = Task(work.order, work.versions, work.taken, work.previous, work.payloads)
+        with around.attended(worker.child):
+            made = worker.do(task, work.fetch)
+        if isinstance(made, Failed):
+            work.store.discard(work.order.run)
+            return made
+        draft = Draft(work.order, made.outputs, made.staged)
+        return work.published(draft, permit, list(made.found))
 
     async def _on_loop(self, work: Work) -> list[AnyEvent] | Failed:
         if work.loads and not self._light(work):

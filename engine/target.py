@@ -14,7 +14,8 @@ EXAMPLE = "for example `freshet run project.py` or `freshet run package.module:p
 
 
 def load_project(target: str) -> Project:
-    """Import the target and return its project, under the profile that was chosen.
+    """Import the target and return its project, under the profile that was chosen; it knows from
+    then on where it came from.
 
     Raises RequestError when there is no such module, project or profile, DefinitionError for
     whatever is wrong inside it, naming file and line.
@@ -26,6 +27,14 @@ def load_project(target: str) -> Project:
 
 def _project_of(target: str) -> Project:
     path, _, name = target.partition(":") if not target.endswith(".py") else (target, "", "")
+    project = _find(path, name)
+    if not project.origin:
+        place = str(Path(path).resolve()) if path.endswith(".py") else path
+        project.origin = f"{place}:{name}" if name else place
+    return project
+
+
+def _find(path: str, name: str) -> Project:
     module = _import_file(Path(path)) if path.endswith(".py") else _import_module(path)
     found = {key: value for key, value in vars(module).items() if isinstance(value, Project)}
     if name:

@@ -57,6 +57,7 @@ class Child:
             self._note.touch()  # before it starts: whenever we are killed, it is found
         self._lock = threading.Lock()
         self._over = False
+        self._killed = False
         try:
             self._process = subprocess.Popen(
                 command,
@@ -87,6 +88,11 @@ class Child:
         """Of the process, and of its group."""
         return self._process.pid
 
+    @property
+    def is_done(self) -> bool:
+        """Has it ended, or was it told to?"""
+        return self._killed or self._has_ended()
+
     def attend(self, until: Callable[[], bool] = lambda: False) -> bool:
         """Take what it says until that is so (True), or it has ended (False)."""
         while not until():
@@ -100,6 +106,7 @@ class Child:
     def kill(self) -> None:
         """End it and all in its group, at once. Safe at any time, from any thread."""
         with self._lock:
+            self._killed = True
             if not self._over:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(self.pid, signal.SIGKILL)

@@ -17,6 +17,7 @@ from freshet.engine.capture import captured
 from freshet.engine.executors.children import FOLDER as CHILDREN
 from freshet.engine.executors.children import Child, end_left_behind
 from freshet.engine.executors.invoke import Rejected
+from freshet.engine.executors.pool import Pool
 from freshet.engine.runlogs import FOLDER, SINK, RunLog, RunLogs
 
 SCRATCH = "scratch"
@@ -103,7 +104,8 @@ AROUND: ContextVar[Surroundings | None] = ContextVar("freshet_surroundings", def
 class Workshop:
     """What surrounds all runs of an engine, in its state folder; without one there are no logs."""
 
-    def __init__(self, state: Path | None = None) -> None:
+    def __init__(self, state: Path | None = None, pool: Pool | None = None) -> None:
+        self.pool = pool
         self._state = state
         self._logs = RunLogs(state / FOLDER) if state is not None else None
 
@@ -117,15 +119,23 @@ class Workshop:
 
 
 @asynccontextmanager
-async def open_workshop(state: Path) -> AsyncIterator[Workshop]:
+async def open_workshop(state: Path, processes: int) -> AsyncIterator[Workshop]:
     """The workshop of an engine, for as long as the block lasts; what runs of an earlier one left
     behind is ended and removed first.
     """
     left = await anyio.to_thread.run_sync(_clean_up, state)
     if left:
         log.warning("ended what runs of an earlier daemon left behind", processes=left)
-    with captured():
-        yield Workshop(state)
+    pool = Pool(processes, state / CHILDREN)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(pool.keep, name="idle workers")
+        try:
+            with captured():
+                yield Workshop(state, pool)
+        finally:
+            tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await pool.close()
 
 
 def _clean_up(state: Path) -> int:
