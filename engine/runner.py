@@ -12,6 +12,7 @@ import anyio.from_thread
 import msgspec
 from anyio.abc import TaskGroup
 
+from freshet.engine.commands import Command
 from freshet.engine.definitions import Definitions
 from freshet.engine.errors import RequestError
 from freshet.engine.events import (
@@ -216,18 +217,22 @@ class Runner:
             return await self._in_process(work, timeout)
         if work.asset.is_async:
             return await on_loop(lambda: self._on_loop(work), timeout)
+        around = AROUND.get()
+        # What a command does ends with its process; what a thread does, nobody can end.
+        kill = around.kill if around and isinstance(work.asset.function, Command) else None
         try:
             result = await in_thread(
                 lambda permit: self._in_thread(work, permit),
                 timeout,
                 self._threads,
-                partial(self._refuse, work.order.run),
+                partial(self._refuse, work.order.run) if kill is None else None,
+                kill,
             )
         except anyio.get_cancelled_exc_class():
-            self.left_behind += 1
+            self.left_behind += kill is None
             raise
         if isinstance(result, Failed) and result.kind == "timeout":
-            self.left_behind += 1
+            self.left_behind += kill is None
         return result
 
     def _refuse(self, run: int, late: object) -> None:
@@ -253,7 +258,7 @@ class Runner:
                 lambda permit: self._through(worker, work, around, permit),
                 timeout,
                 self._threads,
-                around.kill,
+                kill=around.kill,
             )
 
     def _through(

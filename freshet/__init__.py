@@ -7,6 +7,7 @@ what must be rebuilt, in milliseconds, and can always say why.
 from freshet.engine.assets import Asset, Input, Source, asset, source
 from freshet.engine.changes import Change, Changes
 from freshet.engine.checks import Check, CheckResult, check
+from freshet.engine.commands import command
 from freshet.engine.context import Context, Output, Window
 from freshet.engine.errors import DefinitionError, Fatal, FreshetError, Retry, SensorError
 from freshet.engine.keys import AssetPartition
@@ -104,6 +105,7 @@ __all__ = [
     "change",
     "changed",
     "check",
+    "command",
     "conforms",
     "cron",
     "cron_windows",

@@ -214,6 +214,7 @@ LAYERS = (
             "engine.executors.frames",
             "engine.executors.pool",
             "engine.executors.workshop",
+            "engine.commands",
             "engine.runner",
             "engine.valves",
             "engine.supervisor",

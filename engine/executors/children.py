@@ -30,6 +30,9 @@ LOOK_S = 0.05
 CHUNK_BYTES = 64 * 1024
 """Read at once of what a child says: as much as a pipe holds."""
 
+LAST_BYTES = 4096
+"""Of stderr, kept to say why a child failed."""
+
 Heard = Callable[[bytes], None]
 
 
@@ -74,9 +77,13 @@ class Child:
         if self._note is not None:
             self._note.write_text(f"{self.pid} {_started(self.pid)}")
         self._selector = selectors.DefaultSelector()
-        for pipe, name in ((self._process.stdout, "stdout"), (self._process.stderr, "stderr")):
-            assert pipe is not None
-            self._listen(pipe.fileno(), _printer(name))
+        self._last = bytearray()
+        out, err = self._process.stdout, self._process.stderr
+        assert out is not None
+        assert err is not None
+        self._listen(out.fileno(), _printer("stdout"))
+        told = _printer("stderr")
+        self._listen(err.fileno(), lambda data: self._complain(data, told))
         for descriptor, heard in (sources or {}).items():
             self._listen(descriptor, heard)
         self._pidfd = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
@@ -103,6 +110,10 @@ class Child:
         self._take(0)
         return True
 
+    def last_words(self, most: int) -> str:
+        """The end of what it said on stderr, in characters."""
+        return self._last.decode("utf-8", "replace").strip()[-most:]
+
     def kill(self) -> None:
         """End it and all in its group, at once. Safe at any time, from any thread."""
         with self._lock:
@@ -115,6 +126,8 @@ class Child:
         """End what is left of its group, and it too; returns its exit code, or the number of the
         signal that ended it, negated.
         """
+        if self._over:
+            return self._process.wait()
         self.kill()
         with self._lock:
             code = self._process.wait()
@@ -128,6 +141,11 @@ class Child:
             os.close(self._pidfd)
         self._forget()
         return code
+
+    def _complain(self, data: bytes, told: Heard) -> None:
+        self._last += data
+        del self._last[:-LAST_BYTES]
+        told(data)
 
     def _listen(self, descriptor: int, heard: Heard) -> None:
         os.set_blocking(descriptor, False)

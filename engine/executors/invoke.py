@@ -76,9 +76,12 @@ class Permit:
 class Rejected(Exception):
     """Raised by the steps around an asset's function to say which kind of failure this is."""
 
-    def __init__(self, kind: FailureKind, error: str, *, passing: bool = False) -> None:
+    def __init__(
+        self, kind: FailureKind, error: str, *, passing: bool = False, detail: str = ""
+    ) -> None:
         self.kind = kind
         self.error = error
+        self.detail = detail
         self.passing = passing
         super().__init__(error)
 
@@ -93,7 +96,7 @@ def saying(error: BaseException) -> str:
 def failure(error: BaseException) -> Failed:
     """A failure in words, from whatever was raised."""
     if isinstance(error, Rejected):
-        return Failed(error.kind, _shorten(error.error), passing=error.passing)
+        return Failed(error.kind, _shorten(error.error), error.detail, error.passing)
     wish = _wish_in(error)
     if isinstance(wish, Retry):
         return _later(wish, _tail(error))

@@ -30,7 +30,7 @@ from freshet.engine.executors.frames import (
     Wanted,
     send,
 )
-from freshet.engine.executors.invoke import Failed, Rejected, failure
+from freshet.engine.executors.invoke import MAX_DETAIL_CHARS, Failed, Rejected, failure
 from freshet.engine.project import Project
 from freshet.engine.runlogs import SINK
 from freshet.projections.catalog import Version
@@ -110,7 +110,9 @@ class Worker:
                         return told
         except BrokenPipeError:
             pass  # it died before it had read all
-        return Failed("error", f"its worker process {ending(self.end())} before it had answered")
+        how = ending(self.end())
+        said = self.child.last_words(MAX_DETAIL_CHARS)
+        return Failed("error", f"its worker process {how} before it had answered", said)
 
     def end(self) -> int:
         """End it, and all it has started; returns its exit code, as `Child.end`."""
