@@ -19,8 +19,8 @@ from freshet.engine.context import Context, Output
 from freshet.engine.errors import DefinitionError
 from freshet.engine.executors.children import Child, ending
 from freshet.engine.executors.invoke import MAX_DETAIL_CHARS, Rejected
-from freshet.engine.executors.workshop import AROUND, Surroundings
-from freshet.engine.inputs import Given
+from freshet.engine.executors.surroundings import AROUND, Surroundings
+from freshet.engine.given import Given
 from freshet.engine.keys import AssetKey, asset_key
 from freshet.engine.multi import Options
 from freshet.engine.specs import Plain

@@ -14,6 +14,7 @@ from freshet.engine.counts import counted
 from freshet.engine.errors import StoreError
 from freshet.engine.events import Recorded
 from freshet.engine.executors.invoke import Rejected
+from freshet.engine.given import Given
 from freshet.engine.keys import AssetPartition, PartitionKey
 from freshet.engine.orders import Order, Read
 from freshet.engine.signatures import element_annotation
@@ -118,16 +119,6 @@ class Values(Mapping[PartitionKey, Any]):
 
     def __repr__(self) -> str:
         return f"<{counted(len(self), 'partition')}, loaded on access>"
-
-
-class Given(msgspec.Struct, frozen=True):
-    """An annotation of inputs that are handed over to another program: the file of the value, or,
-    from a store without files, the value; of what has none, the data version alone.
-    """
-
-    data_version: str
-    path: Path | None = None
-    value: object = None
 
 
 def each_of(annotation: Any) -> Any:

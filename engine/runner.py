@@ -33,7 +33,8 @@ from freshet.engine.executors.invoke import (
     saying,
 )
 from freshet.engine.executors.pool import Worker
-from freshet.engine.executors.workshop import AROUND, Surroundings, Workshop
+from freshet.engine.executors.surroundings import AROUND, Surroundings
+from freshet.engine.executors.workshop import Workshop
 from freshet.engine.inputs import (
     loads_of,
     version_in,

@@ -12,7 +12,8 @@ from freshet.engine.checks import Check
 from freshet.engine.errors import StoreError
 from freshet.engine.events import AnyEvent, CheckEvaluated, Materialized
 from freshet.engine.executors.invoke import Failed, Permit, Rejected
-from freshet.engine.inputs import Given, Load, Values, each_of, landed_file, load_value
+from freshet.engine.given import Given
+from freshet.engine.inputs import Load, Values, each_of, landed_file, load_value
 from freshet.engine.intents import Intent, Intents
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.orders import Order, context_of

@@ -199,6 +199,8 @@ LAYERS = (
             "engine.project",
             "engine.executors.invoke",
             "engine.executors.children",
+            "engine.executors.surroundings",
+            "engine.given",
             "engine.lending",
             "engine.persist",
             "engine.orders",
