@@ -165,6 +165,27 @@ async def test_what_times_out_is_killed_with_all_it_has_started(tmp_path: Path) 
     assert not list((tmp_path / "data" / ".staged").glob("*"))
 
 
+SLOW_START = """
+import os, time
+raw = fr.source("raw")
+if "FRESHET_CHILD" in os.environ:
+    time.sleep(2)
+
+@fr.asset(executor="process", timeout="1s")
+def a(raw: str) -> str:
+    return raw
+
+project = fr.Project([raw, a], store=fr.LocalStore(FOLDER + "/data"))
+"""
+
+
+async def test_the_start_of_a_worker_is_no_part_of_the_timeout(tmp_path: Path) -> None:
+    async with at_work(tmp_path, SLOW_START) as works:
+        await works.change("1")
+        await works.ended(1)
+        assert await works.failures() == []
+
+
 async def test_what_is_cancelled_is_killed_with_all_it_has_started(tmp_path: Path) -> None:
     async with at_work(tmp_path, HANGS.replace("EXTRA", "")) as works:
         await works.change("1")

@@ -203,6 +203,8 @@ def test_of_a_long_run_the_beginning_and_the_end_are_kept(tmp_path: Path) -> Non
     first, last = (int(lines[n].split()[1]) for n in (cut - 1, cut + 1))
     assert [int(line.split()[1]) for line in lines[:cut]] == list(range(first + 1))
     assert [int(line.split()[1]) for line in lines[cut + 1 :]] == list(range(last, 40_000))
+    log.write("log", "too late")
+    assert len(lines) == sum(1 for _ in read_log(tmp_path / "7.jsonl"))
     assert 0.9 < (tmp_path / "7.jsonl").stat().st_size / runlogs.MAX_RUN_BYTES < 1.01
 
 
