@@ -21,7 +21,7 @@ from freshet.engine.checkpoints import CHECKPOINT, position_of, save, view_of
 from freshet.engine.clock import SteadyClock
 from freshet.engine.events import EngineStopped
 from freshet.engine.executors.pool import check_executors
-from freshet.engine.executors.workshop import open_workshop
+from freshet.engine.executors.workshop import Workshop, open_workshop
 from freshet.engine.intents import Intents
 from freshet.engine.lending import borrowing
 from freshet.engine.loop import Loop
@@ -137,13 +137,9 @@ async def daemon(
     Raises InUseError when another process is the writer, StreamError when the stream cannot be
     used, DefinitionError when an asset cannot run where it asks to.
     """
-    check_executors(project)
     steady = SteadyClock()
     clock = clock or steady
-    async with (
-        SqliteStream.open(state / STREAM_FILE, clock=clock) as stream,
-        open_workshop(state, project.processes) as workshop,
-    ):
+    async with _opened(project, state, clock) as (stream, workshop):
         view = await view_of(stream, state / CHECKPOINT)
         steady.begin(view.recorded_at)
         intents = Intents(state / INTENTS)
@@ -195,6 +191,19 @@ async def daemon(
                 tasks.cancel_scope.cancel()
         with anyio.CancelScope(shield=True):
             await _leave(running, state)
+
+
+@asynccontextmanager
+async def _opened(
+    project: Project, state: Path, clock: Callable[[], int]
+) -> AsyncIterator[tuple[SqliteStream, Workshop]]:
+    """The stream, for writing, and what surrounds its runs."""
+    check_executors(project)
+    async with (
+        SqliteStream.open(state / STREAM_FILE, clock=clock) as stream,
+        open_workshop(state, project.processes) as workshop,
+    ):
+        yield stream, workshop
 
 
 async def _leave(running: Daemon, state: Path) -> None:

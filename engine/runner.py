@@ -22,7 +22,6 @@ from freshet.engine.events import (
     RunFailed,
     RunSucceeded,
 )
-from freshet.engine.executors.frames import Task
 from freshet.engine.executors.invoke import (
     Failed,
     Permit,
@@ -265,9 +264,8 @@ class Runner:
     def _through(
         self, worker: Worker, work: Work, around: Surroundings, permit: Permit
     ) -> list[AnyEvent] | Failed:
-        task = Task(work.order, work.versions, work.taken, work.previous, work.payloads)
         with around.attended(worker.child):
-            made = worker.do(task, work.fetch)
+            made = worker.do(work)
         if isinstance(made, Failed):
             work.store.discard(work.order.run)
             return made

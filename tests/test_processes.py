@@ -70,11 +70,15 @@ ASYNC def total(each: dict[str, str]) -> int:
     return sum(len(each[day]) for day in each)
 
 @fr.asset(code_version="1", executor=EXECUTOR)
+async def elsewhere(raw: str, context: fr.Context) -> str:
+    return await context.job(lambda: f"job of {raw}")
+
+@fr.asset(code_version="1", executor=EXECUTOR)
 ASYNC def news(raw: fr.Changes) -> list[str]:
     return [*(raw.previous or []), *(change.data_version for change in raw)]
 
 project = fr.Project([raw, rows, flaky, below, own, nothing, refused, wrong, leaves, each, total,
-    news], checks=[good, length], store=fr.LocalStore(FOLDER + "/data"), slots=1)
+    elsewhere, news], checks=[good, length], store=fr.LocalStore(FOLDER + "/data"), slots=1)
 """
 
 KINDS = {"loop": ("async", "None"), "thread": ("", "None"), "process": ("", '"process"')}

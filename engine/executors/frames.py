@@ -66,6 +66,14 @@ class Wanted(msgspec.Struct, frozen=True):
     position: int
 
 
+class Submitted(msgspec.Struct, frozen=True):
+    """From a worker: this job does the work elsewhere. Answered by None, or Failed, once it is
+    recorded.
+    """
+
+    job: str
+
+
 class Spoken(msgspec.Struct, frozen=True):
     """From a worker: a line for the log of the run."""
 
@@ -76,7 +84,7 @@ class Spoken(msgspec.Struct, frozen=True):
 
 
 Answer = Made | Failed
-Told = Ready | Made | Failed | Wanted | Spoken
+Told = Ready | Made | Failed | Wanted | Submitted | Spoken
 
 
 def send(descriptor: int, message: object) -> None:

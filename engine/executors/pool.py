@@ -9,15 +9,16 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 
-from freshet.engine.errors import DefinitionError
+from freshet.engine.errors import DefinitionError, FreshetError
 from freshet.engine.executors.children import Child, ending
 from freshet.engine.executors.frames import (
     Answer,
@@ -25,6 +26,7 @@ from freshet.engine.executors.frames import (
     Ready,
     Setup,
     Spoken,
+    Submitted,
     Task,
     Told,
     Wanted,
@@ -33,6 +35,7 @@ from freshet.engine.executors.frames import (
 from freshet.engine.executors.invoke import MAX_DETAIL_CHARS, Failed, Rejected, failure
 from freshet.engine.project import Project
 from freshet.engine.runlogs import SINK
+from freshet.engine.work import Work
 from freshet.projections.catalog import Version
 
 IDLE_S = 300.0
@@ -95,8 +98,9 @@ class Worker:
                 os.close(descriptor)
         self._load(Setup(origin, digest, tuple(sys.path)))
 
-    def do(self, task: Task, fetch: Callable[[int], Version]) -> Answer:
-        """Have it carry out the task: what it made, or how it failed, be it that it died."""
+    def do(self, work: Work) -> Answer:
+        """Have it done: what it made, or how it failed, be it that it died. In a worker thread."""
+        task = Task(work.order, work.versions, work.taken, work.previous, work.payloads)
         try:
             send(self._ask, task)
             while self.child.attend(lambda: bool(self._told)):
@@ -104,8 +108,8 @@ class Worker:
                     told = self._told.popleft()
                     if isinstance(told, Spoken):
                         _speak(told)
-                    elif isinstance(told, Wanted):
-                        send(self._ask, _fetched(fetch, told.position))
+                    elif isinstance(told, Wanted | Submitted):
+                        send(self._ask, _reply(work, told))
                     elif not isinstance(told, Ready):
                         return told
         except BrokenPipeError:
@@ -221,11 +225,19 @@ class Pool:
         self._changed.set()
 
 
-def _fetched(fetch: Callable[[int], Version], position: int) -> Version | Failed:
+def _reply(work: Work, asked: Wanted | Submitted) -> Version | Failed | None:
     try:
-        return fetch(position)
-    except Rejected as rejected:
-        return failure(rejected)
+        if isinstance(asked, Wanted):
+            return work.fetch(asked.position)
+        anyio.from_thread.run(_record, work, asked.job)
+    except (Rejected, FreshetError) as error:
+        return failure(error)
+    return None
+
+
+async def _record(work: Work, job: str) -> None:
+    if work.submitted is not None:
+        await work.submitted(job)
 
 
 def _speak(told: Spoken) -> None:

@@ -29,6 +29,7 @@ from freshet.engine.executors.frames import (
     Ready,
     Setup,
     Spoken,
+    Submitted,
     Task,
     Wanted,
     send,
@@ -158,6 +159,7 @@ def _carry_out(project: Project, task: Task, post: Post) -> Answer:
             task.taken,
             task.previous,
             task.payloads,
+            submitted=partial(_submitted, post),
         )
         return _perform(work)
     except BaseException as error:  # recorded: as the run's failure
@@ -187,6 +189,13 @@ def _fetch(post: Post, position: int) -> Version:
     if isinstance(answer, Failed):
         raise Rejected(answer.kind, answer.error)
     return answer
+
+
+async def _submitted(post: Post, job: str) -> None:
+    post.send(Submitted(job))
+    answer: Failed | None = post.next()
+    if answer is not None:
+        raise Rejected(answer.kind, answer.error)
 
 
 def _flush() -> None:
