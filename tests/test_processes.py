@@ -353,7 +353,7 @@ async def test_a_daemon_does_not_start_where_workers_could_not(tmp_path: Path) -
 
 
 KILLED = """
-import os, subprocess, time
+import ctypes, os, subprocess, time
 import freshet as fr
 raw = fr.source("raw")
 
@@ -364,8 +364,7 @@ def a(raw: str) -> str:
         for name, pid in (("worker", os.getpid()), ("child", held.pid)):
             with open(name, "w") as file:
                 print(pid, file=file)
-        while True:
-            pass
+        ctypes.PyDLL(None).sleep(1000)  # as C code that does not let go of the interpreter
     return raw
 
 project = fr.Project([raw, a])
