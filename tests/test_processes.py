@@ -13,6 +13,7 @@ import freshet as fr
 from freshet.engine.daemon import daemon
 from freshet.engine.events import Materialized, RunCancelled, RunFailed, RunSucceeded, SourceChanged
 from freshet.engine.executors import pool
+from freshet.engine.runlogs import read_log
 from freshet.testing import simulate
 from tests.processes import at_work, is_alive, number_in, project_in, wait_until_gone
 from tests.test_cli import Place
@@ -203,6 +204,50 @@ async def test_what_is_cancelled_is_killed_with_all_it_has_started(tmp_path: Pat
         wait_until_gone(*pids)
         assert await works.failures() == []
         assert works.loop.runner.left_behind == 0
+
+
+SPEAKS = """
+import ctypes, logging, os, sys, structlog
+raw = fr.source("raw")
+print("while it is loaded")
+
+@fr.asset(executor="process")
+def a(raw: str, context: fr.Context) -> None:
+    print("run", raw)
+    os.system("echo by a child")
+    print("no end", end="")
+    print("trouble", file=sys.stderr)
+    logging.info("logged")
+    structlog.get_logger().warning("structured", rows=3)
+    context.log.info("said", where=os.path)
+    ctypes.CDLL(None).printf(b"in C\\n")
+
+project = fr.Project([raw, a], store=fr.LocalStore(FOLDER + "/data"))
+"""
+
+
+async def test_what_is_said_in_a_process_is_heard(tmp_path: Path) -> None:
+    """Run by run, whole when the run has ended, by functions, their children, and in C; what is
+    said while the project is loaded belongs to no run.
+    """
+    async with at_work(tmp_path, SPEAKS) as works:
+        for number in (1, 2):
+            await works.change(str(number))
+            await works.ended(number)
+        assert await works.failures() == []
+    logs = sorted((tmp_path / "state" / "logs").iterdir(), key=lambda path: int(path.stem))
+    assert len(logs) == 2
+    for number, path in enumerate(logs, 1):
+        lines = [line for _, line in read_log(path)]
+        by_stream = {
+            stream: sorted((line.level, line.text) for line in lines if line.stream == stream)
+            for stream in ("stdout", "stderr", "log")
+        }
+        assert by_stream == {
+            "stdout": [("", "by a child"), ("", "in C"), ("", "no end"), ("", f"run {number}")],
+            "stderr": [("", "trouble")],
+            "log": [("info", "logged"), ("info", "said"), ("warning", "structured")],
+        }
 
 
 DIES = """
