@@ -144,10 +144,10 @@ class Worker:
         self._told.clear()
         if ready is None:
             how = ending(self.end())
-            raise Rejected("error", f"a worker process {how} while it loaded the project")
+            raise _unready(f"a worker process {how} while it loaded the project")
         if ready.error:
             self.end()
-            raise Rejected("error", ready.error)
+            raise _unready(ready.error)
 
     def _take(self, data: bytes) -> None:
         self._told.extend(self._frames.feed(data))
@@ -214,7 +214,7 @@ class Pool:
         try:
             return self._starter.submit(Worker, origin, digest, self._folder).result()
         except OSError as error:
-            raise Rejected("error", f"a worker process cannot be started: {error}") from error
+            raise _unready(f"a worker process cannot be started: {error}") from error
 
     async def _give_back(self, worker: Worker) -> None:
         if not worker.is_alive:
@@ -223,6 +223,11 @@ class Pool:
         worker.idle_since = anyio.current_time()
         self._idle.append(worker)
         self._changed.set()
+
+
+def _unready(text: str) -> Rejected:
+    """No fault of the function's: tried again until there is a worker for it."""
+    return Rejected("infrastructure", text, passing=True)
 
 
 def _reply(work: Work, asked: Wanted | Submitted) -> Version | Failed | None:
