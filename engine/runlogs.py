@@ -181,12 +181,13 @@ class RunLog:
 
     def close(self) -> None:
         """Write what is left. What comes later, as from a function that was left behind, is not
-        kept.
+        kept. Safe to call again.
         """
         with self._lock:
             for stream, rest in self._partial.items():
                 if rest.strip("\r"):
                     self._add(stream, rest.rstrip("\r").rpartition("\r")[2])
+            self._partial.clear()
             self._over = True
             if self._file is None:
                 return
@@ -195,8 +196,8 @@ class RunLog:
                 self._put(_encoded("log", text, "warning", {}))
             self._put(b"".join(self._tail))
             self._tail.clear()
-            if self._file is not None:
-                self._file.close()
+            self._file.close()
+            self._file = None
             self._logs.ended(self._run, self._written)
 
     def _add(

@@ -133,6 +133,7 @@ class Runner:
             except RequestError as error:  # in what the function said: it ends no engine
                 await persist(self._stream, [RunFailed(order.run, "value", saying(error))])
         finally:
+            around.close_log()  # also of a run that is cut off
             if self._intents is not None and not store.in_memory:
                 self._intents.drop(order.run)
             del self._scopes[order.run]

@@ -223,7 +223,7 @@ async def test_all_that_a_command_started_ends_with_it(how: str, tmp_path: Path)
     """When it takes too long, when somebody cancels it, and when it ends by itself."""
     hangs = HANGS.format(tmp_path)
     words = ["sh", "-c", hangs.replace("wait", "exit 0") if how == "exit" else hangs]
-    extra = 'deps=["raw"]' + (', timeout="1s"' if how == "timeout" else "")
+    extra = 'deps=["raw"]' + (', timeout="3s"' if how == "timeout" else "")
     async with at_work(tmp_path, one(words, extra)) as works:
         await works.change("1")
         child = await anyio.to_thread.run_sync(number_in, tmp_path / "child")

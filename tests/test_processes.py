@@ -156,11 +156,11 @@ project = fr.Project([raw, a, other], store=fr.LocalStore(FOLDER + "/data"), pro
 
 async def test_what_times_out_is_killed_with_all_it_has_started(tmp_path: Path) -> None:
     """And another worker takes its place; nothing is left behind."""
-    async with at_work(tmp_path, HANGS.replace("EXTRA", 'timeout="1s",')) as works:
+    async with at_work(tmp_path, HANGS.replace("EXTRA", 'timeout="3s",')) as works:
         await works.change("1")
         await works.ended(2)
         (failed,) = await works.failures()
-        assert (failed.kind, failed.error) == ("timeout", "still running after its timeout of 1 s")
+        assert (failed.kind, failed.error) == ("timeout", "still running after its timeout of 3 s")
         wait_until_gone(number_in(tmp_path / "worker"), number_in(tmp_path / "child"))
         await works.change("2")
         await works.ended(4)
@@ -174,9 +174,9 @@ SLOW_START = """
 import os, time
 raw = fr.source("raw")
 if "FRESHET_CHILD" in os.environ:
-    time.sleep(2)
+    time.sleep(4)
 
-@fr.asset(executor="process", timeout="1s")
+@fr.asset(executor="process", timeout="3s")
 def a(raw: str) -> str:
     return raw
 

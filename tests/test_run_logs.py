@@ -191,6 +191,22 @@ async def test_a_structlog_line_keeps_its_fields(tmp_path: Path) -> None:
     assert json.loads(out.getvalue()) == {"event": "no rows", "level": "error", "table": "orders"}
 
 
+async def test_what_a_run_has_said_that_is_cut_off_is_kept(tmp_path: Path) -> None:
+    began = anyio.Event()
+
+    @fr.asset(deps=["raw"])
+    async def a() -> None:
+        print("half a line", end="")
+        began.set()
+        await anyio.sleep_forever()
+
+    async with daemon(fr.Project([RAW, a], store=fr.MemoryStore()), tmp_path) as running:
+        await running.stream.append([SourceChanged("raw", "", "1")])
+        await began.wait()
+    (path,) = (tmp_path / "logs").iterdir()
+    assert [line.text for _, line in read_log(path)] == ["half a line"]
+
+
 def test_of_a_long_run_the_beginning_and_the_end_are_kept(tmp_path: Path) -> None:
     """1 MiB in all, and what was left out is said."""
     log = RunLogs(tmp_path).of(7)

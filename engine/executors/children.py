@@ -183,8 +183,13 @@ class Child:
                 key.data(data)
 
     def _has_ended(self) -> bool:
-        """Without reaping it: as long as we do not, its number is its own."""
-        found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        """Without reaping it, where that can be asked: as long as we do not, its number is its own."""
+        if not hasattr(os, "waitid"):
+            return self._process.poll() is not None
+        try:
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return True  # somebody else in this process has waited for it
         return found is not None
 
     def _forget(self) -> None:

@@ -83,7 +83,7 @@ class Worker:
         try:
             numbers = map(str, (asked, tell, home, os.getpid()))
             self.child = Child(
-                [sys.executable, "-m", MODULE, *numbers],
+                [sys.executable, "-P", "-m", MODULE, *numbers],
                 os.environ,
                 folder=folder,
                 passed=(asked, tell, home),
@@ -114,6 +114,9 @@ class Worker:
                         return told
         except BrokenPipeError:
             pass  # it died before it had read all
+        except BaseException:
+            self.end()  # it is in the middle of something, and of no use to others
+            raise
         how = ending(self.end())
         said = self.child.last_words(MAX_DETAIL_CHARS)
         return Failed("error", f"its worker process {how} before it had answered", said)
