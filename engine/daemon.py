@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import anyio
 import structlog
@@ -155,7 +156,7 @@ async def daemon(
             rng=rng,
             payloads=payloads,
             intents=intents,
-            make_runner=partial(Runner, workshop=workshop),
+            make_runner=partial(_runner, workshop),
         )
         valves = Valves((sensor.name for sensor in project.sensors), view.pauses)
         checkpointing = Checkpointing(state / STREAM_FILE)
@@ -191,6 +192,12 @@ async def daemon(
                 tasks.cancel_scope.cancel()
         with anyio.CancelScope(shield=True):
             await _leave(running, state)
+
+
+def _runner(workshop: Workshop, *args: Any, **options: Any) -> Runner:
+    made = Runner(*args, **options)
+    made.workshop = workshop
+    return made
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from freshet.engine.secrets import redact
 from freshet.engine.specs import Plain
 
 FOLDER = "logs"
@@ -268,7 +269,7 @@ def spoken(value: object) -> str:
 
 
 def _encoded(stream: Stream, text: str, level: str, fields: Mapping[str, object]) -> bytes:
-    text = spoken(text)
+    text = redact(spoken(text))
     if len(text) > MAX_LINE_CHARS:
         text = text[: MAX_LINE_CHARS - 1] + "…"
     kept = {spoken(name): _plain(value) for name, value in fields.items()}
@@ -281,4 +282,4 @@ def _plain(value: object) -> Plain:
         return value
     if isinstance(value, int) and abs(value) < 2**63:
         return value
-    return spoken(value)[:MAX_LINE_CHARS]
+    return redact(spoken(value))[:MAX_LINE_CHARS]

@@ -79,7 +79,6 @@ class Runner:
         payloads: Payloads | None = None,
         intents: Intents | None = None,
         lender: Lender | None = None,
-        workshop: Workshop | None = None,
     ) -> None:
         self.definitions = definitions
         self._stream = stream
@@ -90,7 +89,8 @@ class Runner:
         self._payloads = payloads
         self._intents = intents
         self._lender = lender
-        self._workshop = workshop or Workshop()
+        self.workshop = Workshop()
+        """Where its runs work: by default without a folder for what they say."""
         self._threads = anyio.CapacityLimiter(slots + MAX_ABANDONED_THREADS)
         self._scopes: dict[int, anyio.CancelScope] = {}
         self.readers = Readers()
@@ -116,7 +116,7 @@ class Runner:
             scope.cancel()
 
     async def _carry_out(self, order: Order, scope: anyio.CancelScope) -> None:
-        store, around = self.definitions.store, self._workshop.enter(order.run)
+        store, around = self.definitions.store, self.workshop.enter(order.run)
         try:
             started = self._timer()
             made: list[AnyEvent] | Failed | None = None
@@ -251,7 +251,7 @@ class Runner:
         """As in a thread, but that the function is called in a worker process, which can be killed
         with all it has started. Raises Rejected when there is no worker to be had.
         """
-        pool, around, found = self._workshop.pool, AROUND.get(), self.definitions
+        pool, around, found = self.workshop.pool, AROUND.get(), self.definitions
         if pool is None or around is None or not found.origin:
             raise Rejected("error", "there are no worker processes here")
         async with pool.worker(found.origin, found.digest) as worker:

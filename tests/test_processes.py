@@ -250,6 +250,45 @@ async def test_what_is_said_in_a_process_is_heard(tmp_path: Path) -> None:
         }
 
 
+LENT = """
+import os
+from contextlib import asynccontextmanager
+raw = fr.source("raw")
+
+@asynccontextmanager
+async def db():
+    print("opened")
+    yield {"pid": os.getpid()}
+    print("closed")
+
+@fr.asset(executor="process")
+def a(raw: str, db: dict) -> int:
+    return db["pid"]
+
+@fr.asset(executor="process")
+async def b(raw: str, db: dict) -> int:
+    return db["pid"]
+
+@fr.check(a, blocking=True)
+async def same(a: int, db: dict) -> bool:
+    return db["pid"] == a
+
+project = fr.Project([raw, a, b], checks=[same], resources={"db": db},
+    store=fr.LocalStore(FOLDER + "/data"))
+"""
+
+
+async def test_resources_are_opened_in_the_worker_for_each_run(tmp_path: Path) -> None:
+    async with at_work(tmp_path, LENT) as works:
+        await works.change("1")
+        await works.ended(2)
+        assert await works.failures() == []
+    assert int((tmp_path / "data" / "a.json").read_text()) != os.getpid()
+    for path in (tmp_path / "state" / "logs").iterdir():
+        printed = [line.text for _, line in read_log(path) if line.stream == "stdout"]
+        assert printed == ["opened", "closed"]
+
+
 DIES = """
 import os, signal, threading
 raw = fr.source("raw")

@@ -14,11 +14,12 @@ import pytest
 import structlog
 
 import freshet as fr
-from freshet.engine import runlogs
+from freshet.engine import runlogs, secrets
 from freshet.engine.capture import structured
 from freshet.engine.daemon import daemon
 from freshet.engine.events import RunStarted, SourceChanged
 from freshet.engine.runlogs import Line, RunLogs, read_log
+from freshet.engine.secrets import conceal
 from freshet.testing import simulate
 from tests.test_cli import Place
 
@@ -189,6 +190,20 @@ async def test_a_structlog_line_keeps_its_fields(tmp_path: Path) -> None:
         structlog.configure(**before)
     assert told(found["a"]) == [("log", "error", "no rows", {"table": "orders"})]
     assert json.loads(out.getvalue()) == {"event": "no rows", "level": "error", "table": "orders"}
+
+
+async def test_secrets_are_kept_in_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_known", {})
+    conceal("hunter2-hunter2")
+
+    @fr.asset(deps=["raw"])
+    def a(context: fr.Context) -> None:
+        print("hunter2-", end="")
+        print("hunter2")
+        context.log.info("with hunter2-hunter2", password="hunter2-hunter2")
+
+    (printed, logged) = (await said(tmp_path, a))["a"]
+    assert (printed.text, logged.text, logged.fields) == ("***", "with ***", {"password": "***"})
 
 
 async def test_what_a_run_has_said_that_is_cut_off_is_kept(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ class Child:
                 key.data(data)
 
     def _has_ended(self) -> bool:
-        """Without reaping it, where that can be asked: as long as we do not, its number is its own."""
+        """Without reaping it, where that can be asked: until then its number is its own."""
         if not hasattr(os, "waitid"):
             return self._process.poll() is not None
         try:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from io import BufferedWriter, FileIO, TextIOWrapper
@@ -16,6 +16,8 @@ from queue import SimpleQueue
 from typing import Any, NoReturn, TextIO
 
 import anyio
+import anyio.to_thread
+import msgspec
 
 from freshet.engine import logs
 from freshet.engine.capture import Records
@@ -34,13 +36,15 @@ from freshet.engine.executors.frames import (
     Wanted,
     send,
 )
-from freshet.engine.executors.invoke import Failed, Rejected, failure
+from freshet.engine.executors.invoke import Failed, Rejected, failure, saying
 from freshet.engine.inputs import loads_of
+from freshet.engine.lending import Lender, NotOpened
 from freshet.engine.project import Project
-from freshet.engine.publishing import audit_inline
+from freshet.engine.publishing import Draft, audit_inline
+from freshet.engine.resources import Resource
 from freshet.engine.runlogs import SINK, Stream, spoken
 from freshet.engine.target import load_project
-from freshet.engine.work import Work
+from freshet.engine.work import Work, check_lent
 from freshet.projections.catalog import Version
 
 DIE_WITH_PARENT = 1
@@ -161,9 +165,64 @@ def _carry_out(project: Project, task: Task, post: Post) -> Answer:
             task.payloads,
             submitted=partial(_submitted, post),
         )
+        names = definitions.lent_to(work.asset, work.checks)
+        if names:
+            return anyio.run(_perform_lending, work, definitions.resources, names)
         return _perform(work)
     except BaseException as error:  # recorded: as the run's failure
         return failure(error)
+
+
+async def _perform_lending(
+    work: Work, resources: Mapping[str, Resource], names: Iterable[str]
+) -> Answer:
+    """As `_perform`, with the resources that its functions take, opened for this run alone: what is
+    open in the daemon is not open here.
+    """
+    lender = Lender(resources)
+    made: Answer | None = None
+    try:
+        async with lender.kept(), lender.lent(names) as lent:
+            check_lent(resources, lent, work)
+            made = await _made(msgspec.structs.replace(work, lent=lent))
+            if isinstance(made, Failed):
+                raise Rejected(made.kind, made.error)
+    except NotOpened as error:
+        tail = failure(error.cause).detail
+        return Failed(error.kind, saying(error), tail, passing=error.passing)
+    except Rejected as rejected:
+        return made or failure(rejected)
+    return made
+
+
+async def _made(work: Work) -> Answer:
+    """Called in a thread of the worker, if it is no coroutine: resources may need the loop."""
+    try:
+        if not work.asset.is_async:
+            draft = await anyio.to_thread.run_sync(lambda: _drafted(work))
+        else:
+            arguments = work.arguments(lazy=False)
+            value = await work.asset.function(**arguments)
+            work.confirm_files(arguments)
+            draft = work.draft(value)
+        found = await audit_inline(work.audit(draft)) if work.checks else []
+    except BaseException as error:  # recorded: as the run's failure
+        return failure(error)
+    return _told(draft, found)
+
+
+def _drafted(work: Work) -> Draft:
+    arguments = work.arguments()
+    value = work.asset.function(**arguments)
+    work.confirm_files(arguments)
+    return work.draft(value)
+
+
+def _told(draft: Draft, found: Sequence[CheckEvaluated]) -> Made:
+    outputs = tuple(
+        Output(metadata=one.metadata, data_version=one.data_version) for one in draft.outputs
+    )
+    return Made(outputs, tuple(draft.staged), tuple(found))
 
 
 def _perform(work: Work) -> Made:
@@ -177,10 +236,7 @@ def _perform(work: Work) -> Made:
     found: list[CheckEvaluated] = []
     if work.checks:
         found = anyio.run(audit_inline, work.audit(draft))
-    outputs = tuple(
-        Output(metadata=one.metadata, data_version=one.data_version) for one in draft.outputs
-    )
-    return Made(outputs, tuple(draft.staged), tuple(found))
+    return _told(draft, found)
 
 
 def _fetch(post: Post, position: int) -> Version:
