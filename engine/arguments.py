@@ -47,10 +47,9 @@ def check_declared(
     where: str,
 ) -> None:
     """Whether the numbers of an asset make sense, by themselves and together."""
-    check_retries(name, retries, where)
     check_partitions(name, partitions, where)
     check_batch(name, batch, partitions, where)
-    check_max_changes(name, max_changes, where)
+    check_numbers(name, retries, max_changes, where)
 
 
 def check_partitions(name: AssetKey, partitions: object, where: str) -> None:

@@ -143,10 +143,9 @@ async def daemon(
     async with _opened(project, state, clock) as (stream, workshop):
         view = await view_of(stream, state / CHECKPOINT)
         steady.begin(view.recorded_at)
-        intents = Intents(state / INTENTS)
+        payloads, intents = Payloads(state / PAYLOADS), Intents(state / INTENTS)
         await recover(stream, view, project, slots or project.slots, release(), intents)
         rng = rng or random.Random()
-        payloads = Payloads(state / PAYLOADS)
         loop = Loop(
             view,
             stream,

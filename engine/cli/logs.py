@@ -1,5 +1,6 @@
 """The command that shows what a run has printed and logged."""
 
+import re
 from pathlib import Path
 
 import anyio
@@ -13,6 +14,7 @@ from freshet.engine.keys import AssetPartition, parse_asset_partition
 from freshet.engine.runlogs import FOLDER, LEVELS, Line, path_of, read_log
 from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.stream import MAX_BATCH
+from freshet.projections.why import Explanation
 
 LOOK_S = 0.1
 """How often a log that is followed is looked at: as soon as a person notices."""
@@ -98,3 +100,10 @@ def _print(line: Line, as_json: bool) -> None:
     said = "".join(f"  {name}={value}" for name, value in line.fields.items())
     word = line.level or SHOWN_AS.get(line.stream, "")
     click.echo(f"{moment(line.at)}  {word:<7}  {line.text}{said}")
+
+
+def talkative(explanation: Explanation, state: Path) -> list[int]:
+    """The failed runs of the explanation that have said something."""
+    found = [re.match(r"run (\d+) failed", step.text) for step in explanation.steps]
+    runs = dict.fromkeys(int(match[1]) for match in found if match)
+    return [run for run in runs if path_of(state / FOLDER, run).exists()]

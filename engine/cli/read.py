@@ -2,7 +2,6 @@
 without the user's code.
 """
 
-import re
 from pathlib import Path
 
 import click
@@ -10,6 +9,7 @@ import msgspec
 from rich.text import Text
 
 from freshet.engine.asking import StatusQuestion, existing, status_of
+from freshet.engine.cli.logs import talkative
 from freshet.engine.cli.output import COLOURS, age, coloured, console, moment, print_json, table
 from freshet.engine.cli.sensors import plain, print_health
 from freshet.engine.cli.state import (
@@ -25,7 +25,6 @@ from freshet.engine.codec import type_of
 from freshet.engine.counts import counted
 from freshet.engine.events import Materialized, Recorded, RolledBack
 from freshet.engine.keys import AssetPartition, parse_asset_partition
-from freshet.engine.runlogs import FOLDER, path_of
 from freshet.engine.socket import ask_status
 from freshet.engine.stream import MAX_BATCH, wall_clock
 from freshet.projections.answers import (
@@ -86,7 +85,7 @@ def why(target: str, state: Path, as_json: bool) -> None:
         print_json(explanation)
     else:
         _print_why(explanation)
-        for run in _talkative(explanation, state):
+        for run in talkative(explanation, state):
             click.echo(f"  what it said: freshet logs {run}")
 
 
@@ -376,13 +375,6 @@ def _print_why(explanation: Explanation) -> None:
         click.echo(f"{'  ' * (step.depth + 1)}{step.text}{place}")
     if explanation.hint:
         click.echo(f"  to release it: {explanation.hint}")
-
-
-def _talkative(explanation: Explanation, state: Path) -> list[int]:
-    """The failed runs of the explanation that have said something."""
-    found = [re.match(r"run (\d+) failed", step.text) for step in explanation.steps]
-    runs = dict.fromkeys(int(match[1]) for match in found if match)
-    return [run for run in runs if path_of(state / FOLDER, run).exists()]
 
 
 def _print_event(recorded: Recorded, as_json: bool) -> None:
