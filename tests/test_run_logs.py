@@ -134,9 +134,11 @@ async def test_a_silent_run_has_no_file_and_what_is_said_outside_goes_where_it_w
 ) -> None:
     @fr.asset(deps=["raw"])
     def silent() -> None:
-        threading.Thread(target=print, args=("of no run",)).start()
+        thread = threading.Thread(target=print, args=("of no run",))
+        thread.start()
+        thread.join()
 
-    @fr.asset(deps=["raw"])
+    @fr.asset(deps=[silent])
     def loud() -> None:
         print("heard here too")
 
