@@ -15,7 +15,17 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, kafka, landings, partitions, policies, reaction, startup, throughput
+from benchmarks import (
+    append,
+    executors,
+    kafka,
+    landings,
+    partitions,
+    policies,
+    reaction,
+    startup,
+    throughput,
+)
 from benchmarks.case import Figure
 
 
@@ -38,6 +48,7 @@ CASES: dict[str, Callable[[], list[Figure]]] = {
     "landings": landings.run,
     "kafka": kafka.run,
     "throughput": throughput.run,
+    "executors": executors.run,
     "partitions": partitions.run,
     "policies": policies.run,
     "startup": startup.run,

@@ -1,6 +1,7 @@
 """The arguments of declarations: checked, and put into the form that is recorded."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -13,6 +14,8 @@ from freshet.engine.partitions import Partitions
 from freshet.engine.schemas import type_name
 from freshet.engine.secrets import has_secrets, is_told_in
 from freshet.engine.specs import GROUP, AssetSpec, Dependency, PoolShare
+
+WHERE = {"thread": "in a thread", "loop": "on the event loop"}
 
 
 def check_types(spec: AssetSpec, where: str) -> None:
@@ -46,9 +49,9 @@ def check_declared(
     where: str,
 ) -> None:
     """Whether the numbers of an asset make sense, by themselves and together."""
-    check_counts(name, retries, max_changes, where)
     check_partitions(name, partitions, where)
     check_batch(name, batch, partitions, where)
+    check_numbers(name, retries, max_changes, where)
 
 
 def check_partitions(name: AssetKey, partitions: object, where: str) -> None:
@@ -69,15 +72,30 @@ def check_batch(name: AssetKey, batch: int, partitions: Partitions | None, where
         )
 
 
-def check_counts(name: AssetKey, retries: int, max_changes: int | None, where: str) -> None:
-    if retries < 0:
-        raise DefinitionError(
-            f"asset '{name}' has retries={retries} ({where})", hint="use 0 or more"
-        )
-    if max_changes is not None and max_changes < 1:
-        raise DefinitionError(
-            f"asset '{name}' has max_changes={max_changes} ({where})", hint="use 1 or more"
-        )
+def check_numbers(name: AssetKey, retries: int, max_changes: int | None, where: str) -> None:
+    for what, number, least in (("retries", retries, 0), ("max_changes", max_changes, 1)):
+        if number is not None and number < least:
+            raise DefinitionError(
+                f"asset '{name}' has {what}={number} ({where})", hint=f"use {least} or more"
+            )
+
+
+def executor_of(
+    name: AssetKey, wanted: str | None, is_async: bool, where: str
+) -> Literal["thread", "loop", "process"]:
+    """Where the function is called. Raises DefinitionError for what cannot be."""
+    own: Literal["thread", "loop"] = "loop" if is_async else "thread"
+    if wanted == "process":
+        return "process"
+    if wanted is None or wanted == own:
+        return own
+    kind = "async" if is_async else "sync"
+    known = wanted in ("thread", "loop")
+    raise DefinitionError(
+        f"asset '{name}' has executor={wanted!r} ({where})",
+        cause=f"its function is {kind}: it is called {WHERE[own]}" if known else "",
+        hint=f"leave it out, or use executor='process'; {kind} functions are called {WHERE[own]}",
+    )
 
 
 def timeout_ms(name: AssetKey, timeout: float | str | None, where: str) -> int | None:

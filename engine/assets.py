@@ -9,6 +9,7 @@ from freshet.engine.arguments import (
     check_declared,
     check_partitions,
     columns_of,
+    executor_of,
     metadata_of,
     shares,
     store_name,
@@ -77,7 +78,7 @@ class Asset(Named):
         self,
         function: Callable[..., Any],
         spec: AssetSpec,
-        *,
+        executor: str | None,
         has_policy: bool,
         deps: Sequence["str | Asset | Source | Input"],
         inputs: Mapping[str, "str | Asset | Source | Input"],
@@ -95,6 +96,7 @@ class Asset(Named):
         `spec.together`.
         """
         self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
+        self.executor = executor_of(spec.key, executor, self.is_async, self.where)
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", spec.key)
 
@@ -144,6 +146,7 @@ def asset(
     retries: int = 0,
     retry_delay: float | str = 1.0,
     timeout: float | str | None = None,
+    executor: str | None = None,
     batch: int = 1,
     max_changes: int | None = None,
     pools: str | Sequence[str] | Mapping[str, int] = (),
@@ -171,6 +174,7 @@ def asset(
     retries: int = 0,
     retry_delay: float | str = 1.0,
     timeout: float | str | None = None,
+    executor: str | None = None,
     batch: int = 1,
     max_changes: int | None = None,
     pools: str | Sequence[str] | Mapping[str, int] = (),
@@ -189,14 +193,14 @@ def asset(
     `inputs` renames or maps, `deps` names what is depended on but not loaded. A parameter with a
     default is configuration and part of the code version; `context` receives the run's Context.
     `freshness` is the policy (none: the project's). `retries` are made with full-jitter backoff
-    from `retry_delay`; an attempt longer than `timeout` fails. With `batch=n` one run may take up
-    to n partitions: the function returns a dict of partition key to value. A parameter annotated
-    `fr.Changes` receives changes, each in one successful run, at most `max_changes` (1,000) at a
-    time: those of the source it names, else those of all sources in `deps`. A run takes of each of
-    `pools` a share of 1, or the weight that is given, and waits until there is room. `store` names
-    one of the project's `stores`; moved to another one, it is built anew. Durations are seconds or
-    text like "15m". Only a table of exactly these `columns` is published (types as in `fr.schema`).
-    The rest is for people. Raises DefinitionError naming asset and file.
+    from `retry_delay`; an attempt longer than `timeout` fails. Sync functions are called in
+    threads, async ones on the loop, with `executor="process"` either in a worker process. With
+    `batch=n` one run may take up to n partitions: the function returns a dict of partition key to
+    value. A parameter annotated `fr.Changes` receives changes, each in one successful run, at most
+    `max_changes` (1,000) at a time: those of the source it names, else of all sources in `deps`. A
+    run takes of each of `pools` a share of 1, or the weight given, and waits until there is room.
+    `store` names one of the project's `stores`; moved there, it is built anew. Only a table of
+    exactly these `columns` is published. Raises DefinitionError naming asset and file.
     """
 
     def declare(function: Callable[..., Any]) -> Asset:
@@ -205,7 +209,6 @@ def asset(
         check_declared(name, retries, partitions, batch, max_changes, where)
         spec = AssetSpec(
             name,
-            "asset",
             partitions=partitions,
             policy=freshness if freshness is not None else AssetSpec("x").policy,
             code_version=_version_of(function, code_version, columns, store),
@@ -225,9 +228,7 @@ def asset(
             columns=columns_of(name, columns, where),
             config=config_of(function),
         )
-        return Asset(
-            function, spec, has_policy=freshness is not None, deps=deps, inputs=inputs or {}
-        )
+        return Asset(function, spec, executor, freshness is not None, deps, inputs or {})
 
     return declare(function) if function is not None else declare
 

@@ -7,6 +7,7 @@ from typing import NamedTuple, cast
 import msgspec
 
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
+from freshet.engine.runlogs import LOGGER, RunLogger
 from freshet.engine.specs import Metadata
 
 
@@ -68,6 +69,11 @@ class Context(msgspec.Struct, frozen=True):
     def partition_key(self) -> PartitionKey:
         """`partition`, by the name it has elsewhere in the field."""
         return self.partition
+
+    @property
+    def log(self) -> RunLogger:
+        """The log of the run: `context.log.info("read", rows=3)`; see `freshet logs`."""
+        return LOGGER
 
     @property
     def window(self) -> Window:

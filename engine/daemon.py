@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import structlog
@@ -18,6 +20,8 @@ from freshet.engine.checkpointing import Checkpointing
 from freshet.engine.checkpoints import CHECKPOINT, position_of, save, view_of
 from freshet.engine.clock import SteadyClock
 from freshet.engine.events import EngineStopped
+from freshet.engine.executors.pool import check_executors
+from freshet.engine.executors.workshop import Workshop, open_workshop
 from freshet.engine.intents import Intents
 from freshet.engine.loop import Loop
 from freshet.engine.notify import Notifier
@@ -25,6 +29,7 @@ from freshet.engine.orphans import Undertaker
 from freshet.engine.project import Project
 from freshet.engine.recovery import recover
 from freshet.engine.rollback import Restorer
+from freshet.engine.runner import Runner
 from freshet.engine.running import Daemon, release
 from freshet.engine.sensing import Sensing
 from freshet.engine.socket import Answers, serve
@@ -68,18 +73,16 @@ async def daemon(
     definitions are deployed if they changed. On exit the stream is closed in order. `clock` gives
     microseconds since the epoch; if left out, a `SteadyClock` that goes on from what is recorded.
     `load` gives the project anew, for `Daemon.reload`; the `notifier` is told what happens.
-    Raises InUseError when another process is the writer, StreamError when the stream cannot be
-    used.
+    Raises InUseError, StreamError, and DefinitionError when an asset cannot run where it asks to.
     """
     steady = SteadyClock()
     clock = clock or steady
-    async with SqliteStream.open(state / STREAM_FILE, clock=clock) as stream:
+    async with _opened(project, state, clock) as (stream, workshop):
         view = await view_of(stream, state / CHECKPOINT)
         steady.begin(view.recorded_at)
-        intents = Intents(state / INTENTS)
+        payloads, intents = Payloads(state / PAYLOADS), Intents(state / INTENTS)
         await recover(stream, view, project, slots or project.slots, release(), intents)
         rng = rng or random.Random()
-        payloads = Payloads(state / PAYLOADS)
         loop = Loop(
             view,
             stream,
@@ -89,6 +92,7 @@ async def daemon(
             rng=rng,
             payloads=payloads,
             intents=intents,
+            make_runner=partial(_runner, workshop),
         )
         checkpointing = Checkpointing(state / STREAM_FILE)
         loop.listeners.append(checkpointing.heed)
@@ -144,6 +148,25 @@ async def _listen(running: Daemon, state: Path, tasks: TaskGroup) -> None:
     listening = anyio.Event()
     tasks.start_soon(lambda: serve(state, running.stream, answers, ready=listening), name="socket")
     await listening.wait()
+
+
+def _runner(workshop: Workshop, *args: Any, **options: Any) -> Runner:
+    made = Runner(*args, **options)
+    made.workshop = workshop
+    return made
+
+
+@asynccontextmanager
+async def _opened(
+    project: Project, state: Path, clock: Callable[[], int]
+) -> AsyncIterator[tuple[SqliteStream, Workshop]]:
+    """The stream, for writing, and what surrounds its runs."""
+    check_executors(project)
+    async with (
+        SqliteStream.open(state / STREAM_FILE, clock=clock) as stream,
+        open_workshop(state, project.processes) as workshop,
+    ):
+        yield stream, workshop
 
 
 async def _leave(running: Daemon, state: Path) -> None:

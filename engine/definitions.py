@@ -21,6 +21,10 @@ class Definitions(msgspec.Struct, frozen=True):
     checks: Mapping[AssetKey, Sequence[Check]] = {}
     resources: Mapping[str, Resource] = {}
     """What is lent to those functions that name it as a parameter."""
+    origin: str = ""
+    """From where another process can load the project; empty: nobody knows."""
+    digest: str = ""
+    """Of the graph."""
 
     def checks_of(self, assets: Iterable[AssetKey]) -> Mapping[AssetKey, Sequence[Check]]:
         """The checks of these assets; empty if there are none."""

@@ -11,10 +11,13 @@ from typing import Any
 import msgspec
 
 from freshet.engine.counts import counted
+from freshet.engine.errors import StoreError
 from freshet.engine.events import Recorded
 from freshet.engine.executors.invoke import Rejected
+from freshet.engine.given import Given
 from freshet.engine.keys import AssetPartition, PartitionKey
 from freshet.engine.orders import Order, Read
+from freshet.engine.signatures import element_annotation
 from freshet.engine.stores.landing import Landed, load_landed
 from freshet.engine.stores.store import Store
 from freshet.projections.catalog import Version
@@ -118,10 +121,17 @@ class Values(Mapping[PartitionKey, Any]):
         return f"<{counted(len(self), 'partition')}, loaded on access>"
 
 
+def each_of(annotation: Any) -> Any:
+    """The annotation of one value of those of many partitions."""
+    return Given if annotation is Given else element_annotation(annotation)
+
+
 def load_value(
     store: Store, read: Read, key: PartitionKey, version: Version, annotation: Any
 ) -> Any:
     """One value in the form the annotation asks for. Raises StoreError."""
+    if annotation is Given:
+        return _given(store, read, key, version)
     landed = landed_file(version) if read.is_source else None
     if landed is not None:
         return load_landed(landed[0], annotation, landed[1])
@@ -130,6 +140,19 @@ def load_value(
     if "bytes" not in version.metadata:
         return None  # the asset writes its own data and said only which version it is
     return store.load(AssetPartition(read.asset, key), version.data_version, annotation)
+
+
+def _given(store: Store, read: Read, key: PartitionKey, version: Version) -> Given:
+    found = None
+    try:
+        found = load_value(store, read, key, version, Path)
+    except StoreError:
+        if read.is_source:
+            raise
+    if found is None and "bytes" in version.metadata and not read.is_source:
+        name = AssetPartition(read.asset, key)
+        return Given(version.data_version, None, store.load(name, version.data_version, None))
+    return Given(version.data_version, found if isinstance(found, Path) else None)
 
 
 def landed_file(version: Version) -> tuple[Path, Landed] | None:

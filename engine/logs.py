@@ -12,6 +12,7 @@ from typing import TextIO
 
 import structlog
 
+from freshet.engine.capture import structured
 from freshet.engine.secrets import has_secrets, redact
 
 
@@ -137,6 +138,7 @@ def configure(path: Path | None = None) -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            structured,
             structlog.processors.TimeStamper(fmt="%H:%M:%S" if person else "iso", utc=not person),
             *([] if person else [structlog.processors.format_exc_info]),
             _silent,

@@ -57,6 +57,7 @@ class Options(TypedDict, total=False):
     retries: int
     retry_delay: float | str
     timeout: float | str
+    executor: str
     pools: str | Sequence[str] | Mapping[str, int]
     store: str
     group: str

@@ -1,5 +1,6 @@
 """A project: the definitions, the sensors that feed them, and where values live."""
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from freshet.engine.assets import Asset, Source
@@ -19,6 +20,9 @@ from freshet.engine.stores.store import Store
 from freshet.sensors.plugins import check_sensor
 from freshet.sensors.sensor import Borrower, Sensor
 
+DEFAULT_PROCESSES = os.cpu_count() or 1
+"""Worker processes at once unless the project says otherwise: one for each core."""
+
 DEFAULT_SLOTS = 8
 """Runs alive at once unless the project says otherwise: some overlap of I/O without swamping a
 laptop.
@@ -37,7 +41,9 @@ class Project:
     `Orphan`); without it nothing is ever deleted. `resources` are lent to functions that name them
     as parameters, and so are `settings`. `profiles` say what is different in which surroundings;
     `profile` is the name of the one that is in force: the one chosen by FRESHET_PROFILE, or the
-    first. Raises DefinitionError naming asset and file.
+    first. `processes` is how many worker processes there may be, and `origin` the target, as
+    `module:project`, from which they load the project (known if it was loaded from one). Raises
+    DefinitionError naming asset and file.
     """
 
     def __init__(
@@ -57,6 +63,8 @@ class Project:
         settings: object = None,
         profiles: Mapping[str, Profile] | None = None,
         on_removed: OnRemoved | None = None,
+        processes: int = DEFAULT_PROCESSES,
+        origin: str = "",
     ) -> None:
         self.profiles = dict(profiles or {})
         self.profile, here = pick(self.profiles, settings)
@@ -64,8 +72,11 @@ class Project:
         slots = here.slots if here.slots is not None else slots
         pools = here.pools if here.pools is not None else pools
         store = here.store if here.store is not None else store
-        if slots < 1:
-            raise DefinitionError(f"slots={slots}: nothing could ever run", hint="use 1 or more")
+        for name, number in (("slots", slots), ("processes", processes)):
+            if number < 1:
+                raise DefinitionError(
+                    f"{name}={number}: nothing could ever run", hint="use 1 or more"
+                )
         by_group = dict(group_freshness or {})
         for group, policy in by_group.items():
             check_policy(policy, f"group_freshness[{group!r}]")
@@ -94,6 +105,8 @@ class Project:
         self.on_removed = on_removed
         self.code = ""
         """A digest of the files it was loaded from, if that is known."""
+        self.processes = processes
+        self.origin = origin
         self._check_sensors()
         self._check_resources(names)
         for asset in self.assets.values():
@@ -102,7 +115,14 @@ class Project:
     @property
     def definitions(self) -> Definitions:
         """What a loop works with."""
-        return Definitions(self.assets, self.store, self.checks, self.resources)
+        return Definitions(
+            self.assets,
+            self.store,
+            self.checks,
+            self.resources,
+            self.origin,
+            self.graph.digest,
+        )
 
     def _check_resources(self, names: Collection[str]) -> None:
         """What functions take is there under this profile, and is what they say."""

@@ -12,6 +12,7 @@ import anyio.from_thread
 import msgspec
 from anyio.abc import TaskGroup
 
+from freshet.engine.commands import Command
 from freshet.engine.definitions import Definitions
 from freshet.engine.errors import RequestError
 from freshet.engine.events import (
@@ -30,6 +31,9 @@ from freshet.engine.executors.invoke import (
     on_loop,
     saying,
 )
+from freshet.engine.executors.pool import Worker
+from freshet.engine.executors.surroundings import AROUND, Surroundings
+from freshet.engine.executors.workshop import Workshop
 from freshet.engine.inputs import (
     loads_of,
     version_in,
@@ -40,6 +44,7 @@ from freshet.engine.lending import Lender, NotOpened
 from freshet.engine.orders import Order, Reading
 from freshet.engine.outputs import as_output
 from freshet.engine.persist import persist
+from freshet.engine.publishing import Draft
 from freshet.engine.readers import Readers
 from freshet.engine.readings import take_changes
 from freshet.engine.secrets import is_told_in
@@ -84,6 +89,8 @@ class Runner:
         self._payloads = payloads
         self._intents = intents
         self._lender = lender
+        self.workshop = Workshop()
+        """Where its runs work: by default without a folder for what they say."""
         self._threads = anyio.CapacityLimiter(slots + MAX_ABANDONED_THREADS)
         self._scopes: dict[int, anyio.CancelScope] = {}
         self.readers = Readers()
@@ -114,25 +121,37 @@ class Runner:
             scope.cancel()
 
     async def _carry_out(self, order: Order, found: Definitions, scope: anyio.CancelScope) -> None:
+        around = self.workshop.enter(order.run)
+        ended = False
         try:
             started = self._timer()
             made: list[AnyEvent] | Failed | None = None
             with scope:
                 if not scope.cancel_called:
                     made = await self._attempt(order, found)
+            await self._leave(around)
             if made is None:
                 await anyio.to_thread.run_sync(found.store.discard, order.run)
+                ended = True
                 return
             duration_us = int((self._timer() - started) * 1_000_000)
             try:
                 await persist(self._stream, self._ending(order, made, duration_us))
             except RequestError as error:  # in what the function said: it ends no engine
                 await persist(self._stream, [RunFailed(order.run, "value", saying(error))])
+            ended = True
         finally:
-            if self._intents is not None and not found.store.in_memory:
+            around.close_log()  # also of a run that is cut off
+            if ended and self._intents is not None and not found.store.in_memory:
                 self._intents.drop(order.run)
             del self._scopes[order.run]
             self.live -= 1
+
+    async def _leave(self, around: Surroundings) -> None:
+        """Before the end of the run is recorded: who reads that can read all it has said."""
+        around.close_log()
+        if around.has_scratch:
+            await anyio.to_thread.run_sync(around.clear)
 
     async def _attempt(self, order: Order, found: Definitions) -> list[AnyEvent] | Failed:
         """One attempt, in one worker thread or on the loop; never raises for what user code
@@ -157,12 +176,14 @@ class Runner:
             )
             if order.reading is not None:
                 work = await self._with_changes(work, order.reading)
+            # A worker process opens what its functions take by itself.
+            elsewhere = work.asset.executor == "process"
+            names = found.lent_to(work.asset, work.checks) if not elsewhere else {}
+            if not names or self._lender is None:
+                return await self._call(work, timeout)
+            return await self._call_lending(self._lender, names, work, timeout)
         except Rejected as rejected:
             return Failed(rejected.kind, rejected.error, passing=rejected.passing)
-        names = found.lent_to(work.asset, work.checks)
-        if not names or self._lender is None:
-            return await self._call(work, timeout)
-        return await self._call_lending(self._lender, names, work, timeout)
 
     async def _call_lending(
         self, lender: Lender, names: Iterable[str], work: Work, timeout: float | None
@@ -201,20 +222,26 @@ class Runner:
         return msgspec.structs.replace(work, taken=taken, previous=previous)
 
     async def _call(self, work: Work, timeout: float | None) -> list[AnyEvent] | Failed:
+        if work.asset.executor == "process":
+            return await self._in_process(work, timeout)
         if work.asset.is_async:
             return await on_loop(lambda: self._on_loop(work), timeout)
+        around = AROUND.get()
+        # What a command does ends with its process; what a thread does, nobody can end.
+        kill = around.kill if around and isinstance(work.asset.function, Command) else None
         try:
             result = await in_thread(
                 lambda permit: self._in_thread(work, permit),
                 timeout,
                 self._threads,
-                partial(self._refuse, work.order.run),
+                partial(self._refuse, work.order.run) if kill is None else None,
+                kill,
             )
         except anyio.get_cancelled_exc_class():
-            self.left_behind += 1
+            self.left_behind += kill is None
             raise
         if isinstance(result, Failed) and result.kind == "timeout":
-            self.left_behind += 1
+            self.left_behind += kill is None
         return result
 
     def _refuse(self, run: int, late: object) -> None:
@@ -227,6 +254,32 @@ class Runner:
         value = work.asset.function(**arguments)
         work.confirm_files(arguments)
         return work.keep(value, permit)
+
+    async def _in_process(self, work: Work, timeout: float | None) -> list[AnyEvent] | Failed:
+        """As in a thread, but that the function is called in a worker process, which can be killed
+        with all it has started. Raises Rejected when there is no worker to be had.
+        """
+        pool, around, found = self.workshop.pool, AROUND.get(), self.definitions
+        if pool is None or around is None or not found.origin:
+            raise Rejected("error", "there are no worker processes here")
+        async with pool.worker(found.origin, found.digest) as worker:
+            return await in_thread(
+                lambda permit: self._through(worker, work, around, permit),
+                timeout,
+                self._threads,
+                kill=around.kill,
+            )
+
+    def _through(
+        self, worker: Worker, work: Work, around: Surroundings, permit: Permit
+    ) -> list[AnyEvent] | Failed:
+        with around.attended(worker.child):
+            made = worker.do(work)
+        if isinstance(made, Failed):
+            work.store.discard(work.order.run)
+            return made
+        draft = Draft(work.order, made.outputs, made.staged)
+        return work.published(draft, permit, list(made.found))
 
     async def _on_loop(self, work: Work) -> list[AnyEvent] | Failed:
         if work.loads and not self._light(work):

@@ -25,7 +25,8 @@ EXAMPLE = "for example `freshet run project.py` or `freshet run package.module:p
 
 
 def load_project(target: str) -> Project:
-    """Import the target and return its project, under the profile that was chosen.
+    """Import the target and return its project, under the profile that was chosen; it knows from
+    then on where it came from.
 
     Raises RequestError when there is no such module, project or profile, DefinitionError for
     whatever is wrong inside it, naming file and line.
@@ -66,6 +67,14 @@ def _parts(target: str) -> tuple[str, str]:
 
 
 def _project_of(module: ModuleType, path: str, name: str) -> Project:
+    project = _find(module, path, name)
+    if not project.origin:
+        place = str(Path(path).resolve()) if path.endswith(".py") else path
+        project.origin = f"{place}:{name}" if name else place
+    return project
+
+
+def _find(module: ModuleType, path: str, name: str) -> Project:
     found = {key: value for key, value in vars(module).items() if isinstance(value, Project)}
     if name:
         if name not in found:

@@ -12,7 +12,8 @@ from freshet.engine.checks import Check
 from freshet.engine.errors import StoreError
 from freshet.engine.events import AnyEvent, CheckEvaluated, Materialized
 from freshet.engine.executors.invoke import Failed, Permit, Rejected
-from freshet.engine.inputs import Load, Values, landed_file, load_value
+from freshet.engine.given import Given
+from freshet.engine.inputs import Load, Values, each_of, landed_file, load_value
 from freshet.engine.intents import Intent, Intents
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.orders import Order, context_of
@@ -37,7 +38,7 @@ from freshet.engine.publishing import (
 from freshet.engine.readers import Readers
 from freshet.engine.readings import Taken, arguments_of
 from freshet.engine.resources import Resource, unfit
-from freshet.engine.signatures import element_annotation, without_none
+from freshet.engine.signatures import without_none
 from freshet.engine.specs import Metadata
 from freshet.engine.stores.landing import InputChangedError, still_the_same
 from freshet.engine.stores.outages import is_outage
@@ -131,7 +132,7 @@ class Work(msgspec.Struct, frozen=True):
                 return None  # it is missing, and the asset goes on without
             key, position = next(iter(load.positions.items()))
             return load_value(self.store, load.read, key, self.versions[position], annotation)
-        each = element_annotation(annotation)
+        each = each_of(annotation)
 
         def loader(key: PartitionKey, version: Version) -> Any:
             try:
@@ -248,8 +249,8 @@ def _unreadable(what: str, error: StoreError) -> Rejected:
 
 def _may_be_path(asset: Asset, parameter: str, load: Load) -> bool:
     annotation = without_none(asset.annotations.get(parameter))
-    element = element_annotation(annotation) if load.read.many else annotation
-    return element is None or element is Path
+    element = each_of(annotation) if load.read.many else annotation
+    return element in (None, Path, Given)
 
 
 def check_lent(resources: Mapping[str, Resource], lent: Mapping[str, object], work: Work) -> None:

@@ -8,6 +8,7 @@ from freshet.engine import metadata
 from freshet.engine.assets import Asset, Input, Source, asset, source
 from freshet.engine.changes import Change, Changes
 from freshet.engine.checks import Check, CheckResult, check
+from freshet.engine.commands import command
 from freshet.engine.context import Context, Output, Window
 from freshet.engine.errors import DefinitionError, Fatal, FreshetError, Retry, SensorError
 from freshet.engine.keys import AssetPartition
@@ -105,6 +106,7 @@ __all__ = [
     "change",
     "changed",
     "check",
+    "command",
     "conforms",
     "cron",
     "cron_windows",

@@ -164,12 +164,8 @@ def describe(recorded: Recorded) -> str:
         case FellDue(targets=targets, pulled=pulled, policy=policy):
             text = f"{_listed(targets or pulled)} fell due by {policy}"
             return f"{text}, with {_listed(pulled)}" if targets and pulled else text
-        case FreshnessAtRisk(promise=promise, reason=reason):
-            return f"{subject} is at risk of missing {promise}" + (f": {reason}" if reason else "")
-        case FreshnessBreached(promise=promise, reason=reason):
-            return f"{subject} missed {promise}" + (f": {reason}" if reason else "")
-        case FreshnessRestored(promise=promise):
-            return f"{subject} keeps {promise} again"
+        case FreshnessAtRisk() | FreshnessBreached() | FreshnessRestored():
+            return f"{subject} {_of_promise(event)}"
         case GraphDeployed(digest=digest, assets=assets):
             return f"{counted(len(assets), 'definition')} deployed (digest {short(digest)})"
         case OrphanHandled():
@@ -200,6 +196,16 @@ def describe(recorded: Recorded) -> str:
             return f"engine stopped ({reason})"
         case _:
             return f"{type_of(event)} {subject}".strip()
+
+
+def _of_promise(event: FreshnessAtRisk | FreshnessBreached | FreshnessRestored) -> str:
+    match event:
+        case FreshnessRestored(promise=promise):
+            return f"keeps {promise} again"
+        case FreshnessAtRisk(promise=promise, reason=reason):
+            return f"is at risk of missing {promise}" + (f": {reason}" if reason else "")
+        case FreshnessBreached(promise=promise, reason=reason):
+            return f"missed {promise}" + (f": {reason}" if reason else "")
 
 
 def _of_run(

@@ -193,12 +193,17 @@ LAYERS = (
         "6 shell",
         False,
         (
+            "engine.runlogs",
+            "engine.capture",
             "engine.context",
             "engine.definitions",
             "engine.orphans",
             "engine.profiles",
             "engine.project",
             "engine.executors.invoke",
+            "engine.executors.children",
+            "engine.executors.surroundings",
+            "engine.given",
             "engine.lending",
             "engine.persist",
             "engine.orders",
@@ -211,6 +216,10 @@ LAYERS = (
             "engine.checkpoints",
             "engine.checkpointing",
             "engine.work",
+            "engine.executors.frames",
+            "engine.executors.pool",
+            "engine.executors.workshop",
+            "engine.commands",
             "engine.runner",
             "engine.valves",
             "engine.supervisor",
@@ -240,9 +249,11 @@ LAYERS = (
             "engine.landings",
             "engine.testing",
             "engine.target",
+            "engine.executors.worker",
             "engine.cli.output",
             "engine.cli.state",
             "engine.cli.sensors",
+            "engine.cli.logs",
             "engine.cli.read",
             "engine.cli.next",
             "engine.cli.plan",
@@ -283,6 +294,7 @@ INNER_PACKAGES = (
     "sensors.topics",
 )
 
+LONG_FILES = {"engine.events": 500}  # all events stand in one file
 MAX_FUNCTION_LINES = 70  # what fits on a screen; the median should be about 5
 MAX_FILE_LINES = 400
 MAX_PARAMETERS = 10
@@ -420,8 +432,9 @@ def line_of(node: ast.AST) -> int:
 def sizes(module: Module) -> Iterator[str]:
     """Bounds on lines, parameters and public methods."""
     lines = module.text.count("\n")
-    if lines > MAX_FILE_LINES:
-        yield f"{module.path}: {lines} lines; at most {MAX_FILE_LINES}"
+    most = LONG_FILES.get(module.name, MAX_FILE_LINES)
+    if lines > most:
+        yield f"{module.path}: {lines} lines; at most {most}"
     for node in ast.walk(module.tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield from function_sizes(module, node)

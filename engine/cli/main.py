@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "impact": ("read", "What would have to follow if this changed."),
     "history": ("read", "All materializations of an asset or partition."),
     "provenance": ("provenance", "From which data, code and parameters a version was made."),
+    "logs": ("logs", "What a run has printed and logged."),
     "events": ("read", "The stream itself."),
     "audit": ("audit", "What became of every change."),
     "verify": ("read", "Check the stream against its hash chain."),

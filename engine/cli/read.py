@@ -9,6 +9,7 @@ import msgspec
 from rich.text import Text
 
 from freshet.engine.asking import StatusQuestion, existing, status_of
+from freshet.engine.cli.logs import talkative
 from freshet.engine.cli.output import (
     COLOURS,
     age,
@@ -91,6 +92,8 @@ def why(target: str, state: Path, as_json: bool) -> None:
         print_json(explanation)
     else:
         _print_why(explanation)
+        for run in talkative(explanation, state):
+            click.echo(f"  what it said: freshet logs {run}")
 
 
 @click.command()

@@ -29,6 +29,8 @@ stream.
 MAX_DETAIL_CHARS = 900
 """Of the end of the traceback kept in the event: the frames nearest to the fault."""
 
+KILL_S = 5.0
+"""How long is waited for the end of what was killed: the kernel may hold it in a call to a disk."""
 
 MAX_AFTER_MS = 365 * 86_400_000
 """Longest wait a function may ask for: a year, of which a calendar still has a name."""
@@ -74,9 +76,12 @@ class Permit:
 class Rejected(Exception):
     """Raised by the steps around an asset's function to say which kind of failure this is."""
 
-    def __init__(self, kind: FailureKind, error: str, *, passing: bool = False) -> None:
+    def __init__(
+        self, kind: FailureKind, error: str, *, passing: bool = False, detail: str = ""
+    ) -> None:
         self.kind = kind
         self.error = error
+        self.detail = detail
         self.passing = passing
         super().__init__(error)
 
@@ -91,7 +96,7 @@ def saying(error: BaseException) -> str:
 def failure(error: BaseException) -> Failed:
     """A failure in words, from whatever was raised."""
     if isinstance(error, Rejected):
-        return Failed(error.kind, _shorten(error.error), passing=error.passing)
+        return Failed(error.kind, _shorten(error.error), error.detail, error.passing)
     wish = _wish_in(error)
     if isinstance(wish, Retry):
         return _later(wish, _tail(error))
@@ -135,8 +140,10 @@ async def in_thread(
     timeout: float | None,
     limiter: anyio.CapacityLimiter,
     late: Callable[[T | Failed], object] | None = None,
+    kill: Callable[[], None] | None = None,
 ) -> T | Failed:
     """Run `work` in a worker thread; after `timeout` seconds give up on it and leave it behind.
+    With `kill`, which makes it end at once, its end is awaited: nothing is left behind.
 
     Giving up takes the permit, so what comes late is not published; if `work` has it already, it is
     publishing, and the timeout came too late. `late` is told, on the event loop, how work ended
@@ -165,6 +172,9 @@ async def in_thread(
     except anyio.get_cancelled_exc_class():
         if permit.take():
             given_up.set()
+            if kill is not None:
+                with anyio.CancelScope(shield=True):
+                    await _killed(kill, finished)
             raise
         # It is publishing: nobody may cut in, so its end is awaited, and is what there is.
         with anyio.CancelScope(shield=True):
@@ -172,9 +182,16 @@ async def in_thread(
         return outcome[0]
     if permit.take():
         given_up.set()
+        if kill is not None:
+            await _killed(kill, finished)
         return _timed_out(timeout)
     await anyio.to_thread.run_sync(finished.wait, abandon_on_cancel=True)
     return outcome[0]
+
+
+async def _killed(kill: Callable[[], None], finished: threading.Event) -> None:
+    kill()
+    await anyio.to_thread.run_sync(lambda: finished.wait(KILL_S), abandon_on_cancel=True)
 
 
 async def on_loop(work: Callable[[], Awaitable[T]], timeout: float | None) -> T | Failed:

@@ -147,7 +147,21 @@ def decode(suffix: str, data: bytes, annotation: Any) -> Any:
         return read_table(_wanted(annotation) or _first_installed(), ".parquet", data)
     if suffix == ".pickle":
         return pickle.loads(data)
+    package = _wanted(annotation)
+    if package is not None:
+        return read_table(package, suffix, data)
+    if annotation is str:
+        return decode_text(suffix, data)
     return data
+
+
+def decode_text(suffix: str, data: bytes) -> str:
+    """The content as text. Raises StoreError when it is none."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        cause = f"byte {error.start}: {error.reason}"
+        raise StoreError(f"the {suffix} file is no UTF-8 text", cause=cause) from None
 
 
 def decode_json(data: bytes, annotation: Any) -> Any:
