@@ -137,6 +137,7 @@ def _attend(running: Daemon, tasks: TaskGroup) -> None:
     undertaker = Undertaker(
         lambda: running.project.on_removed, view, stream, lambda: running.project.store
     )
+    loop.in_vain = restorer.put_right
     for part in (restorer, undertaker):
         loop.listeners.append(part.heed)
         tasks.start_soon(part.run, name=type(part).__name__)

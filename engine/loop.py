@@ -22,7 +22,7 @@ from freshet.engine.events import (
 )
 from freshet.engine.intents import Intents
 from freshet.engine.lending import Lender
-from freshet.engine.orders import order_of
+from freshet.engine.orders import Order, order_of
 from freshet.engine.persist import persist
 from freshet.engine.reactor import decide
 from freshet.engine.readers import Readers
@@ -75,6 +75,8 @@ class Loop:
         self.longest_sleep_s = LONGEST_SLEEP_S
         self.listeners: list[Listener] = []
         self.readers = Readers()
+        self.in_vain: Callable[[Order], object] = lambda _: None
+        """Told of runs that may have published what the stream does not say."""
         self.acted_at = 0
         """When it last decided (µs); 0: not yet."""
         self._stream = stream
@@ -157,6 +159,7 @@ class Loop:
                 lender=self.lender,
             )
             self.runner.readers = self.readers
+            self.runner.in_vain = self.in_vain
             tasks.start_soon(self._keep_time)
             await self.act()
             async for batch in self._stream.follow(after=self.view.position):

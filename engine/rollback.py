@@ -19,6 +19,7 @@ from freshet.engine.events import (
     RunSucceeded,
 )
 from freshet.engine.keys import AssetPartition
+from freshet.engine.orders import Order
 from freshet.engine.readers import Readers
 from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.stores.store import Store
@@ -178,6 +179,13 @@ class Restorer:
             self._add(AssetPartition(event.asset, event.partition))
         elif isinstance(event, RunSucceeded | RunFailed | RunCancelled | RunAbandoned):
             self._woken.set()
+
+    def put_right(self, order: Order) -> None:
+        """A run may have published what is not recorded, or not as the current version: it was
+        cancelled at that very moment, or failed half way.
+        """
+        for target in order.targets:
+            self._add(AssetPartition(target.asset, target.partition))
 
     async def run(self) -> None:
         """Restore what is to be restored, until cancelled."""

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Literal
 
 import anyio
 import anyio.from_thread
@@ -43,6 +44,7 @@ from freshet.engine.intents import Intents
 from freshet.engine.lending import Lender, NotOpened
 from freshet.engine.orders import Order, Reading
 from freshet.engine.outputs import as_output
+from freshet.engine.parts import FailureKind
 from freshet.engine.persist import persist
 from freshet.engine.publishing import Draft
 from freshet.engine.readers import Readers
@@ -58,6 +60,9 @@ MAX_RETRY_DELAY_MS = 300_000
 
 PASSING_DELAY_MS = 1000
 """First wait after a file was not the recorded one: the sensor usually tells the news within it."""
+
+PARTLY: tuple[FailureKind | Literal[""], ...] = ("store", "infrastructure")
+"""Failures after which some of several outputs may have been published, and others not."""
 
 MAX_ABANDONED_THREADS = 64
 """Threads of timed-out functions that may linger at once beside the live ones."""
@@ -94,6 +99,7 @@ class Runner:
         self._threads = anyio.CapacityLimiter(slots + MAX_ABANDONED_THREADS)
         self._scopes: dict[int, anyio.CancelScope] = {}
         self.readers = Readers()
+        self.in_vain: Callable[[Order], object] = lambda _: None
         self.live = 0
         self.left_behind = 0
         """Functions that outlived their timeout in a thread; they may keep the process from ending.
@@ -140,6 +146,9 @@ class Runner:
             except RequestError as error:  # in what the function said: it ends no engine
                 await persist(self._stream, [RunFailed(order.run, "value", saying(error))])
             ended = True
+            failed = made.kind if isinstance(made, Failed) else ""
+            if failed in PARTLY or (scope.cancel_called and not failed):
+                self.in_vain(order)
         finally:
             around.close_log()  # also of a run that is cut off
             if ended and self._intents is not None and not found.store.in_memory:

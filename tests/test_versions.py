@@ -10,10 +10,11 @@ import pytest
 
 import freshet as fr
 from freshet.engine.errors import StoreError
-from freshet.engine.events import Materialized, RolledBack
+from freshet.engine.events import Materialized, RolledBack, RunCancelled
 from freshet.engine.keys import AssetPartition
 from freshet.engine.readers import Readers
 from freshet.engine.rollback import Restorer, RollbackQuestion, roll_back
+from freshet.engine.stores.store import Staged
 from tests.engine import Engine, engine
 from tests.test_cli import PATIENCE_S, Place
 
@@ -545,3 +546,58 @@ async def test_what_people_look_at_follows_though_a_run_began_meanwhile(fails: b
         current = e.store.versions(target)[0].data_version
         assert current == await data_version(e, "made")
         assert (current == first) is fails
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed half way"])
+async def test_what_was_published_in_vain_is_not_what_people_go_on_looking_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Cancelled while it publishes, or failed at the second of two outputs: the files are again
+    those that the stream has stayed with.
+    """
+    entered, go_on = threading.Event(), threading.Event()
+    real = fr.LocalStore.publish
+    published: list[str] = []
+
+    def publish(self: fr.LocalStore, staged: Staged) -> None:
+        if how == "failed half way" and len(published) == 3:
+            raise StoreError("no space")
+        real(self, staged)
+        published.append(staged.target.asset)
+        if how == "cancelled" and len(published) == 4:
+            entered.set()
+            go_on.wait()
+
+    monkeypatch.setattr(fr.LocalStore, "publish", publish)
+
+    @fr.multi_asset(["one", "two"])
+    def both(raw: str) -> tuple[str, str]:
+        return f"one {raw}", f"two {raw}"
+
+    async with engine(RAW, both, store=fr.LocalStore(tmp_path)) as e:
+        restorer = Restorer(e.view, e.stream, lambda: e.store, e.loop.readers)
+        e.loop.listeners.append(restorer.heed)
+        e.loop.runner.in_vain = restorer.put_right
+        await e.change("raw", "1")
+        await e.quiet()
+        await e.change("raw", "2")
+        async with anyio.create_task_group() as tasks:
+            if how == "cancelled":
+                await anyio.to_thread.run_sync(entered.wait)
+                (run,) = e.view.runs.live
+                await e.say(RunCancelled(run))
+                go_on.set()
+            with anyio.fail_after(PATIENCE_S):
+                while e.view.runs.live or not restorer._pending:
+                    await anyio.sleep(0.001)
+            assert (tmp_path / "one.txt").read_text() == "one 2"
+            tasks.start_soon(restorer.run)
+            with anyio.fail_after(PATIENCE_S):
+                while restorer._pending:
+                    await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+        assert (tmp_path / "one.txt").read_text() == "one 1"
+        assert (tmp_path / "two.txt").read_text() == "two 1"
+        assert (
+            await data_version(e, "one") == e.store.versions(AssetPartition("one"))[0].data_version
+        )
