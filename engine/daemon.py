@@ -35,7 +35,7 @@ from freshet.engine.sensing import Sensing
 from freshet.engine.socket import Answers, serve
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.stores.payloads import Payloads
-from freshet.engine.sweep import keep_sweeping
+from freshet.engine.sweep import Sweeper
 
 STREAM_FILE = "stream.db"
 """The stream, inside the state folder."""
@@ -116,7 +116,6 @@ async def daemon(
             _attend(running, tasks)
             tasks.start_soon(loop.run, name="loop")
             tasks.start_soon(checkpointing.run, name="checkpoints")
-            tasks.start_soon(keep_sweeping, loop, stream, name="sweep")
             sensing.exchange(project.sensors if sensors else ())
             running.notifier.ready(running.describe())
             tasks.start_soon(running.keep_watchdog, name="watchdog")
@@ -137,7 +136,9 @@ def _attend(running: Daemon, tasks: TaskGroup) -> None:
     undertaker = Undertaker(
         lambda: running.project.on_removed, view, stream, lambda: running.project.store
     )
-    loop.in_vain = restorer.put_right
+    sweeper = Sweeper(loop, stream)
+    loop.in_vain, loop.missed = restorer.put_right, sweeper.missed
+    tasks.start_soon(sweeper.run, name="sweep")
     for part in (restorer, undertaker):
         loop.listeners.append(part.heed)
         tasks.start_soon(part.run, name=type(part).__name__)

@@ -10,6 +10,7 @@
     │   ├── FencedError      a newer writer took over: this one must stop
     │   └── InUseError       another process is the writer of this stream
     ├── StoreError           a value cannot be staged, published or loaded
+    │   └── NotKeptError     the version that is asked for is not there (any more)
     ├── OutsideError         what a sensor reads cannot be reached for now: tried again
     ├── SensorError          a sensor cannot go on until a person has chosen
     ├── Fatal                raised by an asset's function: do not try this again
@@ -72,6 +73,10 @@ class InUseError(StreamError):
 
 class StoreError(FreshetError):
     """A value could not be staged, published or loaded."""
+
+
+class NotKeptError(StoreError):
+    """A store does not have the version that is asked for."""
 
 
 class OutsideError(FreshetError):

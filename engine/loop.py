@@ -77,6 +77,8 @@ class Loop:
         self.readers = Readers()
         self.in_vain: Callable[[Order], object] = lambda _: None
         """Told of runs that may have published what the stream does not say."""
+        self.missed: Callable[[Order], object] = lambda _: None
+        """Told of runs that could not load what they were to read."""
         self.acted_at = 0
         """When it last decided (µs); 0: not yet."""
         self._stream = stream
@@ -160,6 +162,7 @@ class Loop:
             )
             self.runner.readers = self.readers
             self.runner.in_vain = self.in_vain
+            self.runner.missed = self.missed
             tasks.start_soon(self._keep_time)
             await self.act()
             async for batch in self._stream.follow(after=self.view.position):

@@ -100,6 +100,7 @@ class Runner:
         self._scopes: dict[int, anyio.CancelScope] = {}
         self.readers = Readers()
         self.in_vain: Callable[[Order], object] = lambda _: None
+        self.missed: Callable[[Order], object] = lambda _: None
         self.live = 0
         self.left_behind = 0
         """Functions that outlived their timeout in a thread; they may keep the process from ending.
@@ -147,6 +148,8 @@ class Runner:
                 await persist(self._stream, [RunFailed(order.run, "value", saying(error))])
             ended = True
             failed = made.kind if isinstance(made, Failed) else ""
+            if failed == "input" and isinstance(made, Failed) and made.passing:
+                self.missed(order)
             if failed in PARTLY or (scope.cancel_called and not failed):
                 self.in_vain(order)
         finally:

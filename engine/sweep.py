@@ -1,6 +1,6 @@
 """The sweep: is every value still where it was published? What is gone is made again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import anyio
@@ -11,6 +11,7 @@ from freshet.engine.errors import StoreError
 from freshet.engine.events import Observed
 from freshet.engine.keys import AssetPartition
 from freshet.engine.loop import Loop
+from freshet.engine.orders import Order
 from freshet.engine.persist import persist
 from freshet.engine.stores.store import Store
 from freshet.engine.stream import EventStream
@@ -31,32 +32,67 @@ GONE = "its value is not in the store any more"
 log = structlog.get_logger("freshet.daemon")
 
 
-async def keep_sweeping(loop: Loop, stream: EventStream) -> None:
-    """Sweep now and again, until cancelled."""
-    while True:
-        await sweep(loop.view, stream, loop.definitions.store)
-        await anyio.sleep(EVERY_S)
+class Sweeper:
+    """Sweeps on start and every hour, and looks at once for what a run could not load."""
+
+    def __init__(self, loop: Loop, stream: EventStream) -> None:
+        self._loop = loop
+        self._stream = stream
+        self._missed: dict[AssetPartition, None] = {}
+        self._woken = anyio.Event()
+
+    def missed(self, order: Order) -> None:
+        """A run could not load an input; the first of them are looked for, a sweep finds others."""
+        names = (
+            AssetPartition(r.asset, key) for t in order.reads for r in t for key, _ in r.items()
+        )
+        self._missed |= dict.fromkeys(islice(names, AT_ONCE))
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._look)
+            while True:
+                await sweep(self._loop.view, self._stream, self._loop.definitions.store)
+                await anyio.sleep(EVERY_S)
+
+    async def _look(self) -> None:
+        while True:
+            await self._woken.wait()
+            self._woken = anyio.Event()
+            names, self._missed = list(self._missed), {}
+            loop = self._loop
+            await look_for(loop.view, self._stream, loop.definitions.store, names)
 
 
 async def sweep(view: View, stream: EventStream, store: Store, *, pause_s: float = PAUSE_S) -> int:
-    """Look for the current value of every asset partition that was made here; record of each that
-    is not there that it is gone (`Observed` without a version), so that its policy has it made
-    again. Returns how many those are.
+    """Look for the current value of every asset partition that was made here. Returns how many of
+    them are gone.
     """
     gone = 0
     names = _made(view)
     while some := list(islice(names, AT_ONCE)):
-        found = {}
-        for name in some:
-            position = view.staleness.made_at(*name)
-            version = Version.of(await stream.at(position)) if position else None
-            if version is not None and version.run and "bytes" in version.metadata:
-                found[name] = version
-        lost = await anyio.to_thread.run_sync(_lost, store, found)
-        gone += await _withdraw(view, stream, lost)
+        gone += await look_for(view, stream, store, some)
         if len(some) == AT_ONCE:
             await anyio.sleep(pause_s)
     return gone
+
+
+async def look_for(
+    view: View, stream: EventStream, store: Store, names: Iterable[AssetPartition]
+) -> int:
+    """Look for the current values of these; record of each that is not there that it is gone
+    (`Observed` without a version), so that its policy has it made again. Returns how many.
+    """
+    found = {}
+    for name in names:
+        position = view.staleness.made_at(*name)
+        version = Version.of(await stream.at(position)) if position else None
+        if version is not None and version.run and "bytes" in version.metadata:
+            found[name] = version
+    lost = await anyio.to_thread.run_sync(_lost, store, found)
+    return await _withdraw(view, stream, lost)
 
 
 def _made(view: View) -> Iterator[AssetPartition]:

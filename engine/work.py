@@ -9,7 +9,7 @@ import msgspec
 
 from freshet.engine.assets import Asset
 from freshet.engine.checks import Check
-from freshet.engine.errors import StoreError
+from freshet.engine.errors import NotKeptError, StoreError
 from freshet.engine.events import AnyEvent, CheckEvaluated, Materialized
 from freshet.engine.executors.invoke import Failed, Permit, Rejected
 from freshet.engine.given import Given
@@ -244,7 +244,7 @@ def _unreadable(what: str, error: StoreError) -> Rejected:
     text = f"parameter '{what}': {error}"
     if is_outage(error):
         return Rejected("infrastructure", text, passing=True)
-    return Rejected("input", text, passing=isinstance(error, InputChangedError))
+    return Rejected("input", text, passing=isinstance(error, InputChangedError | NotKeptError))
 
 
 def _may_be_path(asset: Asset, parameter: str, load: Load) -> bool:

@@ -9,9 +9,9 @@ import pytest
 import freshet as fr
 from freshet.engine.definitions import Definitions
 from freshet.engine.errors import StoreError
-from freshet.engine.events import Materialized, Observed, RunStarted, SourceChanged
+from freshet.engine.events import Materialized, Observed, RunFailed, RunStarted, SourceChanged
 from freshet.engine.keys import AssetPartition
-from freshet.engine.sweep import AT_ONCE, sweep
+from freshet.engine.sweep import AT_ONCE, Sweeper, sweep
 from tests.engine import Engine, engine
 from tests.test_cli import PATIENCE_S
 from tests.test_recovery import began
@@ -147,3 +147,29 @@ async def test_a_daemon_makes_again_what_was_deleted_while_it_was_down(tmp_path:
         daemon.kill()
         daemon.wait()
     assert (tmp_path / "data" / "below.txt").read_text() == "left one right one"
+
+
+async def test_what_a_run_could_not_load_is_looked_for_at_once(tmp_path: Path) -> None:
+    """The value was deleted since the last sweep: who needed it fails, it is made again, and who
+    needed it is, too; without retries of its own.
+    """
+    async with engine(SOURCE, made, below) as under_test:
+        place = Place(under_test, tmp_path)
+        await under_test.change("s@a", "a")
+        await under_test.quiet()
+        place.remove(tmp_path, "made/=a")
+        sweeper = Sweeper(under_test.loop, under_test.stream)
+        under_test.loop.runner.missed = sweeper.missed
+        at = under_test.stream.head
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sweeper._look)
+            await under_test.demand("below")
+            with anyio.fail_after(PATIENCE_S):
+                while under_test.status("below").state != "fresh":
+                    under_test.advance(1)
+                    await under_test.loop.act()
+                    await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+        assert await under_test.runs(at) == ["below", "made@a", "below"]
+        failed = [r.event for r in await under_test.history(at) if isinstance(r.event, RunFailed)]
+        assert [(event.kind, event.passing) for event in failed] == [("input", True)]

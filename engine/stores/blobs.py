@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from freshet.engine.digests import digest
-from freshet.engine.errors import StoreError
+from freshet.engine.errors import NotKeptError, StoreError
 from freshet.engine.keys import AssetPartition
 from freshet.engine.stores.formats import Encoded, Formats
 from freshet.engine.stores.store import Staged
@@ -41,9 +41,9 @@ def not_staged(staged: Staged) -> StoreError:
     )
 
 
-def not_kept(target: AssetPartition, data_version: str, where: str, cause: str) -> StoreError:
+def not_kept(target: AssetPartition, data_version: str, where: str, cause: str) -> NotKeptError:
     """Of a version that is asked for."""
-    return StoreError(
+    return NotKeptError(
         f"version {data_version} of {target} is not in {where}",
         cause=cause,
         hint=f"freshet materialize {target}",
