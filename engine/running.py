@@ -34,6 +34,7 @@ from freshet.engine.rollback import RollbackQuestion, RolledBackTo, roll_back
 from freshet.engine.secrets import redact
 from freshet.engine.sensing import Sensing
 from freshet.engine.sqlite import SqliteStream
+from freshet.engine.stores.memory import MemoryStore
 from freshet.projections.answers import StatusReport
 from freshet.projections.sensors import sensor_rows
 from freshet.projections.view import View
@@ -166,8 +167,9 @@ class Daemon:
 
     async def _deploy(self, project: Project) -> ReloadReport:
         old = self.project
-        if project.store.in_memory and type(project.store) is type(old.store):
+        if isinstance(project.store, MemoryStore) and isinstance(old.store, MemoryStore):
             project.store = old.store  # a new one would have lost every value
+        self.project = project  # before anybody hears of it
         slots = self._slots or project.slots
         sensors, fixed = sensors_of(project)
         others: list[AnyEvent] = []
@@ -180,7 +182,7 @@ class Daemon:
         lends = bool(old.definitions.resources or project.definitions.resources)
         same_code = bool(old.code) and old.code == project.code and not lends
         exchange = self.sensing.exchange(project.sensors, same_code=same_code)
-        self.project, self.fault = project, None
+        self.fault = None
         added, changed, removed = differences(old.graph.specs, project.graph.specs)
         return ReloadReport(
             position=self.view.position,
