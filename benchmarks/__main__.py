@@ -23,6 +23,7 @@ from benchmarks import (
     partitions,
     policies,
     reaction,
+    restart,
     startup,
     throughput,
 )
@@ -52,6 +53,7 @@ CASES: dict[str, Callable[[], list[Figure]]] = {
     "partitions": partitions.run,
     "policies": policies.run,
     "startup": startup.run,
+    "restart": restart.run,
 }
 
 
