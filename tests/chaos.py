@@ -63,7 +63,7 @@ def is_not_negative(lines: int) -> bool:
     return lines >= 0
 
 
-@fr.asset
+@fr.asset(executor="process")
 def ratio(lines: int, letters: dict[str, int]) -> str:
     assert letters.get("\\n", 0) == lines, "of two runs"
     return f"{lines} of {sum(letters.values())}"
