@@ -1,4 +1,4 @@
-"""Stores: staged values are hidden, published ones stay, and every supported type comes back."""
+"""Stores (B7.2): staged values are hidden, published ones stay, and every type comes back."""
 
 import dataclasses
 import os
