@@ -202,7 +202,7 @@ async def test_a_stopped_daemon_leaves_one_and_a_killed_one_starts_from_it(tmp_p
     history = await place.finish()
     at = position_of(place.stream.with_name(CHECKPOINT))
     assert at >= 1200
-    assert history[-1].position <= 1000 <= at
+    assert history[-1].position >= at
     daemon = place.start()
     try:
         assert place.freshet("emit", "ticks", "--version", "more").returncode == 0

@@ -170,7 +170,10 @@ class Place:
         if not self.stream.exists() or not self.stream.stat().st_size:
             return []
         async with SqliteReader.open(self.stream) as stream:
-            return await stream.read(limit=1000)
+            found: list[Recorded] = []
+            while batch := await stream.read(len(found)):
+                found += batch
+            return found
 
     async def make_stream(self) -> None:
         """A stream in which nothing was ever started."""
@@ -180,8 +183,10 @@ class Place:
 
     async def finish(self) -> list[Recorded]:
         """A daemon that is not killed, until everything is fresh; the history afterwards."""
+        before = [r for r in await self.history() if isinstance(r.event, EngineStarted)]
         daemon = self.start()
         try:
+            await self.until(EngineStarted, len(before) + 1, daemon)
             with anyio.fail_after(PATIENCE_S):
                 while not self.freshet("status").stderr.startswith("everything is fresh"):
                     assert daemon.poll() is None, self.log()
