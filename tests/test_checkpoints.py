@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from freshet.engine import checkpoints
 from freshet.engine.checkpointing import Checkpointing, make
 from freshet.engine.checkpoints import CHECKPOINT, Header, fold, position_of, save, view_of
-from freshet.engine.events import SourceChanged
+from freshet.engine.events import EngineStarted, SourceChanged
 from freshet.engine.reactor import decide
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.sqlite_reader import SqliteReader
@@ -205,6 +205,7 @@ async def test_a_stopped_daemon_leaves_one_and_a_killed_one_starts_from_it(tmp_p
     assert history[-1].position >= at
     daemon = place.start()
     try:
+        await place.until(EngineStarted, 2, daemon)
         assert place.freshet("emit", "ticks", "--version", "more").returncode == 0
         with anyio.fail_after(60):
             while "more" not in "".join(place.calls()):
