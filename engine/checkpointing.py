@@ -41,10 +41,13 @@ class Checkpointing:
             await self._due.wait()
             self._due = anyio.Event()
             command = [sys.executable, "-m", "freshet.engine.checkpointing", str(self._stream)]
-            done = await anyio.run_process(command, check=False)
-            if done.returncode:
-                said = done.stderr.decode("utf-8", "replace").strip()[-300:]
-                log.warning("no checkpoint", error=said)
+            try:
+                done = await anyio.run_process(command, check=False)
+                said = done.stderr.decode("utf-8", "replace") if done.returncode else ""
+            except OSError as error:  # no process can be started now
+                said = str(error)
+            if said:
+                log.warning("no checkpoint", error=said.strip()[-300:])
             self._due_at = max(position_of(self._stream.with_name(CHECKPOINT)), self._due_at)
             self._due_at += self._every
 

@@ -103,7 +103,7 @@ async def save(view: View, stream: Chained, path: Path) -> None:
 
 def position_of(path: Path) -> int:
     """Up to where a checkpoint goes, by its own word; 0 if there is none."""
-    found = _read(path)
+    found = _read(path, whole=False)
     return found[0].position if found is not None else 0
 
 
@@ -129,7 +129,7 @@ async def _restored(stream: Chained, path: Path) -> View | None:
     return view if isinstance(view, View) and view.position == header.position else None
 
 
-def _read(path: Path) -> tuple[Header, bytes] | None:
+def _read(path: Path, *, whole: bool = True) -> tuple[Header, bytes] | None:
     """What the file says, if it is one that only we, or root, can have written: to load it is to
     trust it.
     """
@@ -139,7 +139,7 @@ def _read(path: Path) -> tuple[Header, bytes] | None:
             if who.st_uid not in (os.geteuid(), 0) or who.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 return None
             first = file.readline(4096)
-            return msgspec.json.decode(first, type=Header), file.read()
+            return msgspec.json.decode(first, type=Header), file.read() if whole else b""
     except (OSError, msgspec.MsgspecError):
         return None
 

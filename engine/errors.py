@@ -99,6 +99,15 @@ class Fatal(FreshetError):
     release it.
     """
 
+    def __init__(
+        self,
+        message: str = "of no use to try again",
+        *,
+        cause: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, cause=cause, hint=hint)
+
 
 class Retry(FreshetError):
     """Raise it in an asset's function to be tried again, not before `after` (seconds, or "30s");
@@ -107,7 +116,7 @@ class Retry(FreshetError):
 
     after: float | str | None = None
 
-    def __init__(self, message: str, *, after: float | str | None = None) -> None:
+    def __init__(self, message: str = "try again", *, after: float | str | None = None) -> None:
         self.after = after
         super().__init__(message)
 

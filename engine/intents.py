@@ -56,8 +56,10 @@ class Intents:
 
     def left(self) -> Iterator[int]:
         """The runs of which an intent is there."""
-        for path in self._folder.glob("*.json") if self._folder.is_dir() else ():
-            if path.stem.isdecimal():
+        for path in list(self._folder.glob("*")) if self._folder.is_dir() else ():
+            if path.suffix == ".part":
+                path.unlink(missing_ok=True)  # cut off while it was written: it is none
+            elif path.suffix == ".json" and path.stem.isdecimal():
                 yield int(path.stem)
 
     def _path(self, run: int) -> Path:

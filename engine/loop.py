@@ -3,7 +3,7 @@ matters.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import anyio
@@ -23,6 +23,7 @@ from freshet.engine.events import (
 from freshet.engine.intents import Intents
 from freshet.engine.lending import Lender
 from freshet.engine.orders import Order, order_of
+from freshet.engine.parts import Target
 from freshet.engine.persist import persist
 from freshet.engine.reactor import decide
 from freshet.engine.readers import Readers
@@ -75,7 +76,7 @@ class Loop:
         self.longest_sleep_s = LONGEST_SLEEP_S
         self.listeners: list[Listener] = []
         self.readers = Readers()
-        self.in_vain: Callable[[Order], object] = lambda _: None
+        self.in_vain: Callable[[Iterable[Target]], object] = lambda _: None
         """Told of runs that may have published what the stream does not say."""
         self.missed: Callable[[Order], object] = lambda _: None
         """Told of runs that could not load what they were to read."""
@@ -123,7 +124,6 @@ class Loop:
             if events:
                 self._sent = (await persist(self._stream, events))[-1]
         while self.view.position < self._sent:
-            self._quiet = anyio.Event()
             await self._quiet.wait()
         await self.act()
 
@@ -175,13 +175,11 @@ class Loop:
         everything recorded is folded.
         """
         while not self._is_quiet():
-            self._quiet = anyio.Event()
             await self._quiet.wait()
 
     async def drained(self) -> None:
         """Wait until no run is alive; for use after `draining` was set."""
         while self.view.runs.live or self.view.position < self._stream.head:
-            self._quiet = anyio.Event()
             await self._quiet.wait()
 
     def _fold(self, recorded: Recorded, tasks: TaskGroup) -> None:
@@ -199,8 +197,8 @@ class Loop:
                 tasks.start_soon(persist, self._stream, [RunAbandoned(recorded.position, lost)])
         elif isinstance(event, RunSucceeded | RunFailed | RunCancelled | RunAbandoned):
             self.readers.end(event.run)
-            if isinstance(event, RunCancelled):
-                self.runner.cancel(event.run)
+            if isinstance(event, RunCancelled) and not self.runner.cancel(event.run):
+                self.in_vain(self.view.runs.ended)
         for listener in self.listeners:
             listener(recorded, self.view)
 
@@ -218,6 +216,7 @@ class Loop:
                     self._wake_at = decision.wake_at
                     self._woken.set()
         self._quiet.set()
+        self._quiet = anyio.Event()  # who waited has been told; who waits from now on, is the next
 
     def _is_quiet(self) -> bool:
         staleness = self.view.staleness

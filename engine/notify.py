@@ -58,7 +58,7 @@ class Notifier:
             return
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.setblocking(False)  # the loop waits for nobody
-            sender.sendto("\n".join(lines).encode(), self._address)
+            sender.sendto("\n".join(lines).encode(errors="replace"), self._address)
 
 
 def _status(text: str) -> str:

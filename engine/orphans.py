@@ -22,6 +22,7 @@ from freshet.engine.events import (
     RunSucceeded,
 )
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
+from freshet.engine.persist import persist
 from freshet.engine.stores.router import Router
 from freshet.engine.stores.store import Store, StoredVersion
 from freshet.engine.stream import MAX_BATCH, EventStream
@@ -109,7 +110,7 @@ class Undertaker:
             if (key, row.removed_at) in self._told:
                 continue  # just now: it is not folded yet
             self._told.add((key, row.removed_at))
-            await self._stream.append([OrphanHandled(key, row.removed_at)])
+            await persist(self._stream, [OrphanHandled(key, row.removed_at)])
             orphan = Orphan(key, row.partitions, self._store_of(row), partial(self._forget, row))
             try:
                 await anyio.to_thread.run_sync(hook, orphan, abandon_on_cancel=True)
@@ -131,4 +132,4 @@ class Undertaker:
             )
         gone = [Observed(row.asset, partition) for partition in row.partitions]
         for start in range(0, len(gone), MAX_BATCH):
-            anyio.from_thread.run(self._stream.append, gone[start : start + MAX_BATCH])
+            anyio.from_thread.run(persist, self._stream, gone[start : start + MAX_BATCH])

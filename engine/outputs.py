@@ -5,6 +5,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from hashlib import blake2b
+from types import NoneType
 from typing import Any, get_args, get_origin
 from uuid import UUID
 
@@ -152,6 +153,20 @@ def valueless_version(order: Order, number: int, inputs: tuple[Input, ...], read
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+def check_nothing(key: AssetKey, expected: Any, asset: Asset, output: Output) -> None:
+    """No value, where the annotation promises one: a forgotten `return`. Raises Rejected."""
+    written = asset.annotations.get("return")
+    optional = without_none(written) is not written or written is NoneType
+    if optional or output.data_version is not None:
+        return
+    if isinstance(expected, type) and expected not in (Output, NoneType, object):
+        raise Rejected(
+            "value",
+            f"'{key}' should return {expected.__name__} but returned nothing; annotate it as"
+            f" `{expected.__name__} | None` if that is meant",
+        )
+
+
 def check_type(key: AssetKey, expected: Any, value: object) -> None:
     """The return annotation is a promise, down to the fields of Structs and the elements of lists;
     what breaks it is never published. Raises Rejected, naming field and type.
@@ -222,6 +237,8 @@ def _is_known(expected: Any) -> bool:
 def _is_a(value: object, expected: type) -> bool:
     if expected is float:
         return isinstance(value, int | float)
+    if expected is int and isinstance(value, bool):
+        return False
     try:
         return isinstance(value, expected)
     except TypeError:  # a typed dict or a protocol cannot be asked

@@ -23,6 +23,12 @@ from freshet.sensors.sensor import Borrower, Sensor
 DEFAULT_PROCESSES = os.cpu_count() or 1
 """Worker processes at once unless the project says otherwise: one for each core."""
 
+STORE_VERBS = (
+    "stage", "look", "publish", "discard", "load", "has", "versions", "restore", "remove",
+    "collect",
+)  # fmt: skip
+"""What a store has to know, whoever wrote it."""
+
 DEFAULT_SLOTS = 8
 """Runs alive at once unless the project says otherwise: some overlap of I/O without swamping a
 laptop.
@@ -102,6 +108,10 @@ class Project:
             store if store is not None else LocalStore("data"), {**(stores or {}), **here.stores}
         )
         self.slots = slots
+        if on_removed is not None and not callable(on_removed):
+            raise DefinitionError(
+                f"on_removed={on_removed!r} is no function", hint="it is called with an fr.Orphan"
+            )
         self.on_removed = on_removed
         self.code = ""
         """A digest of the files it was loaded from, if that is known."""
@@ -148,6 +158,15 @@ class Project:
 
     def _routed(self, default: Store, stores: Mapping[str, Store]) -> Store:
         """One store for all assets, which asks the one that each of them names."""
+        for name, store in {"": default, **stores}.items():
+            lacking = [verb for verb in STORE_VERBS if not hasattr(store, verb)]
+            if lacking:
+                what = f"stores={{{name!r}: ...}}" if name else "store="
+                raise DefinitionError(
+                    f"{what} is {store!r}, which is no store",
+                    cause=f"it has no {', '.join(lacking)}",
+                    hint='fr.LocalStore("data"), fr.SqliteStore("data.db") and their like',
+                )
         names = {asset.key: asset.spec.store for asset in self.assets.values() if asset.spec.store}
         for key, name in names.items():
             if name not in stores:

@@ -64,7 +64,7 @@ def stage(store: Store, order: Order, outputs: Sequence[Output]) -> Draft:
             else None
             for t, output in zip(order.targets, outputs, strict=True)
         ]
-    except StoreError as error:
+    except BaseException as error:  # recorded: as the run's failure
         store.discard(order.run)
         raise _unstorable(error) from error
     return Draft(order, outputs, staged)
@@ -84,14 +84,16 @@ def publish(
         for one in draft.staged:
             if one is not None:
                 store.publish(one)
-    except StoreError as error:
+    except BaseException as error:  # recorded: as the run's failure
         store.discard(draft.order.run)
         raise _unstorable(error) from error
     return None
 
 
-def _unstorable(error: StoreError) -> Rejected:
+def _unstorable(error: BaseException) -> Rejected:
     """What a store that says no means for the run: one that is away, or full, is no fault of it."""
+    if not isinstance(error, StoreError):
+        return Rejected("store", saying(error))
     if is_outage(error):
         return Rejected("infrastructure", str(error), passing=True)
     return Rejected("store", str(error))

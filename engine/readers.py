@@ -52,7 +52,7 @@ class Readers:
             return
         try:
             store.collect(target, self.since)
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             log.warning("old versions were not collected", asset=str(target), why=str(error))
 
     @property

@@ -2,10 +2,13 @@
 
 import os
 import socket
+from contextlib import suppress
+from functools import partial
 
 import anyio.to_thread
 import structlog
 
+from freshet.engine.errors import StoreError
 from freshet.engine.events import (
     AnyEvent,
     EngineStarted,
@@ -13,11 +16,12 @@ from freshet.engine.events import (
     RunFailed,
     RunSucceeded,
 )
-from freshet.engine.intents import Intents, finish
+from freshet.engine.intents import Intent, Intents, finish
 from freshet.engine.profiles import check_state
 from freshet.engine.project import Project
 from freshet.engine.running import graph_of, sensors_of
 from freshet.engine.stream import MAX_BATCH, EventStream
+from freshet.projections.catalog import Version
 from freshet.projections.runs import Run
 from freshet.projections.view import View
 
@@ -58,6 +62,7 @@ async def recover(
         for recorded in await stream.read(view.position):
             view.apply(recorded)
     for left in intents.left():
+        await _put_right(stream, view, project, intents.read(left))
         intents.drop(left)
 
 
@@ -67,9 +72,30 @@ def _adopted(run: int, project: Project, intents: Intents) -> list[AnyEvent]:
     """
     intent = intents.read(run)
     if intent is None or not finish(project.store, intent):
-        project.store.discard(run)
+        with suppress(StoreError, OSError):  # what is staged is seen by nobody
+            project.store.discard(run)
         return []
     return [*intent.events, RunSucceeded(run, adopted=True)]
+
+
+async def _put_right(
+    stream: EventStream, view: View, project: Project, intent: Intent | None
+) -> None:
+    """Of a run that was cancelled while it published, or could not be finished: what people look at
+    is the version that the stream has stayed with.
+    """
+    for staged in intent.staged if intent is not None else ():
+        position = view.staleness.made_at(*staged.target)
+        version = Version.of(await stream.at(position)) if position else None
+        if version is None or version.run == staged.run or "bytes" not in version.metadata:
+            continue
+        restore = partial(project.store.restore, staged.target, version.data_version)
+        try:
+            await anyio.to_thread.run_sync(restore)
+        except (StoreError, OSError) as error:
+            log.error(
+                "what people look at was not put right", asset=str(staged.target), why=str(error)
+            )
 
 
 def _ended(view: View, run: Run, killed: bool) -> AnyEvent:

@@ -1,6 +1,6 @@
 """Rolling back: an earlier version becomes the current one, in the stream and in the store."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import anyio
@@ -19,7 +19,7 @@ from freshet.engine.events import (
     RunSucceeded,
 )
 from freshet.engine.keys import AssetPartition
-from freshet.engine.orders import Order
+from freshet.engine.parts import Target
 from freshet.engine.readers import Readers
 from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.stores.store import Store
@@ -180,11 +180,11 @@ class Restorer:
         elif isinstance(event, RunSucceeded | RunFailed | RunCancelled | RunAbandoned):
             self._woken.set()
 
-    def put_right(self, order: Order) -> None:
+    def put_right(self, targets: Iterable[Target]) -> None:
         """A run may have published what is not recorded, or not as the current version: it was
         cancelled at that very moment, or failed half way.
         """
-        for target in order.targets:
+        for target in targets:
             self._add(AssetPartition(target.asset, target.partition))
 
     async def run(self) -> None:

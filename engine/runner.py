@@ -11,14 +11,16 @@ from typing import Literal
 import anyio
 import anyio.from_thread
 import msgspec
+import structlog
 from anyio.abc import TaskGroup
 
 from freshet.engine.commands import Command
 from freshet.engine.definitions import Definitions
-from freshet.engine.errors import RequestError
+from freshet.engine.errors import RequestError, StoreError
 from freshet.engine.events import (
     AnyEvent,
     JobSubmitted,
+    Materialized,
     ResultRefused,
     RunFailed,
     RunSucceeded,
@@ -27,9 +29,11 @@ from freshet.engine.executors.invoke import (
     Failed,
     Permit,
     Rejected,
+    apart,
     failure,
     in_thread,
     on_loop,
+    readable,
     saying,
 )
 from freshet.engine.executors.pool import Worker
@@ -41,19 +45,23 @@ from freshet.engine.inputs import (
     versions_of,
 )
 from freshet.engine.intents import Intents
+from freshet.engine.keys import AssetPartition
 from freshet.engine.lending import Lender, NotOpened
 from freshet.engine.orders import Order, Reading
 from freshet.engine.outputs import as_output
-from freshet.engine.parts import FailureKind
+from freshet.engine.parts import FailureKind, Target
 from freshet.engine.persist import persist
 from freshet.engine.publishing import Draft
 from freshet.engine.readers import Readers
 from freshet.engine.readings import take_changes
 from freshet.engine.secrets import is_told_in
 from freshet.engine.stores.payloads import Payloads
+from freshet.engine.stores.store import Store
 from freshet.engine.stream import EventStream
 from freshet.engine.work import Work, check_lent
 from freshet.projections.catalog import Version
+
+log = structlog.get_logger("freshet.runner")
 
 MAX_RETRY_DELAY_MS = 300_000
 """Longest wait before a retry: five minutes, so that a repaired outside world is noticed soon."""
@@ -99,8 +107,9 @@ class Runner:
         self._threads = anyio.CapacityLimiter(slots + MAX_ABANDONED_THREADS)
         self._scopes: dict[int, anyio.CancelScope] = {}
         self.readers = Readers()
-        self.in_vain: Callable[[Order], object] = lambda _: None
+        self.in_vain: Callable[[Iterable[Target]], object] = lambda _: None
         self.missed: Callable[[Order], object] = lambda _: None
+        self._stubborn: set[object] = set()
         self.live = 0
         self.left_behind = 0
         """Functions that outlived their timeout in a thread; they may keep the process from ending.
@@ -119,13 +128,15 @@ class Runner:
         name = f"run {order.run} {order.spec.key}"
         self._tasks.start_soon(self._carry_out, order, self.definitions, scope, name=name)
 
-    def cancel(self, run: int) -> None:
+    def cancel(self, run: int) -> bool:
         """Stop a run that was cancelled: what it makes is not published, and its end not recorded,
-        as that is recorded already. A function in a thread goes on, for nobody.
+        as that is recorded already. A function in a thread goes on, for nobody. False if it has
+        come to its end meanwhile: then it may have published.
         """
         scope = self._scopes.get(run)
         if scope is not None:
             scope.cancel()
+        return scope is not None
 
     async def _carry_out(self, order: Order, found: Definitions, scope: anyio.CancelScope) -> None:
         around = self.workshop.enter(order.run)
@@ -137,27 +148,47 @@ class Runner:
                 if not scope.cancel_called:
                     made = await self._attempt(order, found)
             await self._leave(around)
-            if made is None:
-                await anyio.to_thread.run_sync(found.store.discard, order.run)
-                ended = True
-                return
             duration_us = int((self._timer() - started) * 1_000_000)
-            try:
-                await persist(self._stream, self._ending(order, made, duration_us))
-            except RequestError as error:  # in what the function said: it ends no engine
-                await persist(self._stream, [RunFailed(order.run, "value", saying(error))])
+            if made is None or (scope.cancel_called and isinstance(made, Failed)):
+                await anyio.to_thread.run_sync(_discard, found.store, order.run)
+            elif scope.cancel_called:
+                refused = ResultRefused(order.run, "it was being published when it was cancelled")
+                await persist(self._stream, [refused])
+                self.in_vain(order.targets)
+            else:
+                await self._record(order, found, made, duration_us)
             ended = True
-            failed = made.kind if isinstance(made, Failed) else ""
-            if failed == "input" and isinstance(made, Failed) and made.passing:
-                self.missed(order)
-            if failed in PARTLY or (scope.cancel_called and not failed):
-                self.in_vain(order)
         finally:
             around.close_log()  # also of a run that is cut off
             if ended and self._intents is not None and not found.store.in_memory:
                 self._intents.drop(order.run)
             del self._scopes[order.run]
             self.live -= 1
+
+    async def _record(
+        self, order: Order, found: Definitions, made: list[AnyEvent] | Failed, duration_us: int
+    ) -> None:
+        """How the run ended; and what follows from that for the store."""
+        try:
+            await persist(self._stream, self._ending(order, made, duration_us))
+        except RequestError as error:  # in what the function said: it ends no engine
+            await persist(self._stream, [RunFailed(order.run, "value", saying(error))])
+            self.in_vain(order.targets)
+            return
+        if not isinstance(made, Failed):
+            # Only now: until it was recorded, the version before was the current one.
+            if found.store.in_memory:
+                self._collect(order, found)
+            elif any(isinstance(one, Materialized) and "bytes" in one.metadata for one in made):
+                await anyio.to_thread.run_sync(self._collect, order, found)
+        elif made.kind == "input" and made.passing:
+            self.missed(order)
+        elif made.kind in PARTLY:
+            self.in_vain(order.targets)
+
+    def _collect(self, order: Order, found: Definitions) -> None:
+        for target in order.targets:
+            self.readers.collect(found.store, AssetPartition(target.asset, target.partition))
 
     async def _leave(self, around: Surroundings) -> None:
         """Before the end of the run is recorded: who reads that can read all it has said."""
@@ -183,7 +214,6 @@ class Runner:
                 payloads=self._payloads,
                 intents=self._intents,
                 submitted=partial(self._submitted, order.run),
-                readers=self.readers,
                 columns=found.columns_of(target.asset for target in order.targets),
             )
             if order.reading is not None:
@@ -300,7 +330,7 @@ class Runner:
             )
         else:
             arguments = work.arguments()
-        value = await work.asset.function(**arguments)
+        value = await apart(work.asset.function(**arguments), self._stubborn)
         work.confirm_files(arguments)
         light = work.store.in_memory or (
             len(work.order.targets) == 1 and as_output(value).value is None
@@ -320,7 +350,14 @@ class Runner:
     ) -> list[AnyEvent]:
         if isinstance(made, Failed):
             retry_at = self._retry_at(order, made)
-            said = (made.kind, made.error, made.detail, duration_us, retry_at, made.passing)
+            said = (
+                made.kind,
+                made.error,
+                readable(made.detail),
+                duration_us,
+                retry_at,
+                made.passing,
+            )
             return [*made.found, RunFailed(order.run, *said)]
         return [*made, RunSucceeded(order.run, duration_us)]
 
@@ -346,3 +383,11 @@ class Runner:
             delay_ms, before = max(delay_ms, PASSING_DELAY_MS), order.attempt - 1
         ceiling_ms = min(delay_ms * 2 ** min(before, 30), MAX_RETRY_DELAY_MS)
         return self._clock() + int(self._rng.uniform(0, ceiling_ms) * 1000)
+
+
+def _discard(store: Store, run: int) -> None:
+    """Forget what a run has staged; a store that cannot ends no engine."""
+    try:
+        store.discard(run)
+    except (StoreError, OSError) as error:
+        log.warning("staged values were not discarded", run=run, why=str(error))

@@ -16,11 +16,13 @@ from anyio.abc import TaskGroup
 
 from freshet.engine.asking import StatusQuestion, status_of
 from freshet.engine.counts import counted
-from freshet.engine.errors import FreshetError, RequestError
+from freshet.engine.errors import FreshetError, RequestError, StreamError
 from freshet.engine.events import AnyEvent, EngineReloaded, GraphDeployed
+from freshet.engine.executors.pool import check_executors
 from freshet.engine.keys import AssetKey
 from freshet.engine.loop import Loop
 from freshet.engine.notify import Notifier
+from freshet.engine.profiles import check_state
 from freshet.engine.project import Project
 from freshet.engine.reports import (
     Fault,
@@ -146,6 +148,8 @@ class Daemon:
             self.notifier.reloading()
             try:
                 project = await anyio.to_thread.run_sync(self._load, abandon_on_cancel=True)
+                check_state(self.project.profile, project.profile, project.profiles)
+                check_executors(project)
             except Exception as error:  # recorded: as `fault`, which health and status show
                 self.fault = fault = fault_of(error)
                 log.error("not reloaded", error=fault.message, cause=fault.cause, hint=fault.hint)
@@ -153,7 +157,8 @@ class Daemon:
             else:
                 report = await self._deploy(project)
                 log.info("reloaded", what=report.describe(), position=report.position)
-            self.notifier.ready(self.describe())
+            finally:
+                self.notifier.ready(self.describe())
             return report
 
     async def heed_hangup(self) -> None:
@@ -164,6 +169,11 @@ class Daemon:
             await self.reload()
         except RequestError as error:
             log.warning("not reloaded", error=error.message)
+        except StreamError:
+            raise
+        except Exception as error:  # recorded: as `fault`; nobody waits who could be told
+            self.fault = fault_of(error)
+            log.error("not reloaded", error=self.fault.message, cause=self.fault.cause)
 
     async def _deploy(self, project: Project) -> ReloadReport:
         old = self.project

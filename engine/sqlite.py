@@ -14,7 +14,7 @@ import aiosqlite
 import anyio
 from anyio.to_thread import run_sync
 
-from freshet.engine.errors import FencedError, FreshetError, StreamError
+from freshet.engine.errors import FreshetError, StreamError
 from freshet.engine.events import AnyEvent, Recorded, Unknown
 from freshet.engine.keys import AssetKey
 from freshet.engine.lease import Lease
@@ -61,6 +61,7 @@ class SqliteStream:
         self._reader = reader
         self._tail = tail
         self._claimed = False
+        self._inode: int | None = None
         self._refused = ("", 0.0)
         self._clock = clock
         self._connection: aiosqlite.Connection | None = None
@@ -232,6 +233,7 @@ class SqliteStream:
         appends = [waiting.append for waiting in group]
         try:
             connection = self._connection = self._connection or await writing(self._path)
+            self._check_place()
             work = partial(
                 write_group, self._path, self._tail, self._claimed, appends, self._clock()
             )
@@ -246,12 +248,28 @@ class SqliteStream:
         except BaseException as error:  # recorded: as the failure of the stream and each append
             self._not_committed(group, error)
 
+    def _check_place(self) -> None:
+        """Is the file that is open still the one at the path? What is written to one that was
+        deleted is lost with this process, and another writer may have begun anew.
+        """
+        inode = self._inode
+        try:
+            self._inode = self._path.stat().st_ino
+        except OSError:
+            self._inode = 0
+        if inode not in (None, self._inode):
+            raise StreamError(
+                f"{self._path} is gone, or is another file now",
+                cause="it was deleted, moved or replaced while it was being written",
+                hint="put it back if you can; then start the daemon again",
+            )
+
     def _not_committed(self, group: list[_Waiting], error: BaseException) -> None:
         if isinstance(error, NotStoredError):
             said = error.refusal.cause or error.refusal.message
             self._refused = (said, anyio.current_time())
             return _refuse(group, error.refusal)
-        failure = error if isinstance(error, FencedError) else _unknown_outcome(self._path, error)
+        failure = error if isinstance(error, StreamError) else _unknown_outcome(self._path, error)
         self._recent.end(failure)
         _refuse(group, failure)
         if not isinstance(error, Exception):

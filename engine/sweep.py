@@ -1,6 +1,6 @@
 """The sweep: is every value still where it was published? What is gone is made again."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import anyio
@@ -54,7 +54,7 @@ class Sweeper:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._look)
             while True:
-                await sweep(self._loop.view, self._stream, self._loop.definitions.store)
+                await sweep(self._loop.view, self._stream, self._store)
                 await anyio.sleep(EVERY_S)
 
     async def _look(self) -> None:
@@ -62,11 +62,16 @@ class Sweeper:
             await self._woken.wait()
             self._woken = anyio.Event()
             names, self._missed = list(self._missed), {}
-            loop = self._loop
-            await look_for(loop.view, self._stream, loop.definitions.store, names)
+            await look_for(self._loop.view, self._stream, self._store, names)
+
+    def _store(self) -> Store:
+        """That of the definitions that are live now."""
+        return self._loop.definitions.store
 
 
-async def sweep(view: View, stream: EventStream, store: Store, *, pause_s: float = PAUSE_S) -> int:
+async def sweep(
+    view: View, stream: EventStream, store: Callable[[], Store], *, pause_s: float = PAUSE_S
+) -> int:
     """Look for the current value of every asset partition that was made here. Returns how many of
     them are gone.
     """
@@ -80,7 +85,7 @@ async def sweep(view: View, stream: EventStream, store: Store, *, pause_s: float
 
 
 async def look_for(
-    view: View, stream: EventStream, store: Store, names: Iterable[AssetPartition]
+    view: View, stream: EventStream, store: Callable[[], Store], names: Iterable[AssetPartition]
 ) -> int:
     """Look for the current values of these; record of each that is not there that it is gone
     (`Observed` without a version), so that its policy has it made again. Returns how many.
@@ -91,7 +96,10 @@ async def look_for(
         version = Version.of(await stream.at(position)) if position else None
         if version is not None and version.run and "bytes" in version.metadata:
             found[name] = version
-    lost = await anyio.to_thread.run_sync(_lost, store, found)
+    asked = store()
+    lost = await anyio.to_thread.run_sync(_lost, asked, found)
+    if store() is not asked:
+        return 0  # there is another one now: what was looked for may be there
     return await _withdraw(view, stream, lost)
 
 

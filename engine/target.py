@@ -109,7 +109,9 @@ def _import_file(path: Path) -> ModuleType:
         # check must not leave one behind.
         code = compile(where.read_bytes(), str(where), "exec", dont_inherit=True)
         exec(code, module.__dict__)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # recorded: as the DefinitionError, whatever it is
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise _broken(str(path), error) from error
     return module
 
@@ -124,7 +126,9 @@ def _import_module(name: str) -> ModuleType:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise RequestError(f"there is no module '{name}'", hint=EXAMPLE) from None
         raise _broken(name, error) from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # recorded: as the DefinitionError, whatever it is
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise _broken(name, error) from error
 
 

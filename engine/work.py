@@ -20,6 +20,7 @@ from freshet.engine.orders import Order, context_of
 from freshet.engine.outputs import (
     annotated,
     check_columns,
+    check_nothing,
     check_type,
     outputs_of,
     valueless_version,
@@ -35,7 +36,6 @@ from freshet.engine.publishing import (
     publish,
     stage,
 )
-from freshet.engine.readers import Readers
 from freshet.engine.readings import Taken, arguments_of
 from freshet.engine.resources import Resource, unfit
 from freshet.engine.signatures import without_none
@@ -72,8 +72,6 @@ class Work(msgspec.Struct, frozen=True):
     """Records the job that does the work elsewhere."""
     lent: Mapping[str, object] = {}
     """The resources of its functions, open."""
-    readers: Readers | None = None
-    """Who may be reading what it supersedes."""
     columns: Mapping[AssetKey, Mapping[str, str]] = {}
     """What tables have to have, by asset."""
 
@@ -169,8 +167,10 @@ class Work(msgspec.Struct, frozen=True):
         order = self.order
         outputs = outputs_of(order, self.asset, value)
         for target, output in zip(order.targets, outputs, strict=True):
-            if output.value is not None:
-                promised = annotated(self.asset, target.asset, batch=order.spec.batch > 1)
+            promised = annotated(self.asset, target.asset, batch=order.spec.batch > 1)
+            if output.value is None:
+                check_nothing(target.asset, promised, self.asset, output)
+            else:
                 check_type(target.asset, promised, output.value)
                 check_columns(target.asset, self.columns.get(target.asset, {}), output.value)
         return stage(self.store, order, outputs)
@@ -200,12 +200,7 @@ class Work(msgspec.Struct, frozen=True):
             return failed
         made = [self._materialized(n, draft) for n in range(len(draft.outputs))]
         late = publish(self.store, draft, permit, partial(self._announce, draft, [*found, *made]))
-        if late is not None:
-            return late
-        for staged in draft.staged:
-            if staged is not None and self.readers is not None:
-                self.readers.collect(self.store, staged.target)
-        return [*found, *made]
+        return late or [*found, *made]
 
     def _announce(self, draft: Draft, events: Sequence[CheckEvaluated | Materialized]) -> None:
         """Write down what is about to be published."""

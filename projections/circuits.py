@@ -92,8 +92,10 @@ class Circuits:
             case RunStarted() as event:
                 self._started(event, recorded)
             case RunSucceeded(run=run):
-                for asset in self._runs.pop(run, ()):
-                    self._close(asset)
+                for asset, trial in self._runs.pop(run, {}).items():
+                    circuit = self._failing.get(asset)
+                    if circuit is not None and circuit.trial == trial:
+                        self._close(asset)
             case RunFailed() as event:
                 self._failed(event, recorded)
             case RunCancelled(run=run) | RunAbandoned(run=run):

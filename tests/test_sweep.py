@@ -44,7 +44,7 @@ class Place:
         under_test.loop.use(Definitions(found.assets, self.store, found.checks))
 
     async def sweep(self) -> int:
-        return await sweep(self.engine.view, self.engine.stream, self.store, pause_s=0.0)
+        return await sweep(self.engine.view, self.engine.stream, lambda: self.store, pause_s=0.0)
 
     def remove(self, folder: Path, name: str) -> None:
         """All that the store has of an asset partition, as somebody may who cleans up."""

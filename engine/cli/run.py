@@ -41,6 +41,11 @@ from freshet.engine.target import load_project, reload_project
 from freshet.projections.view import View
 from freshet.projections.why import describe
 
+UNWILLING_S = 30.0
+"""How long, once it is to end at once, the process waits for what does not let itself be cancelled:
+longer than resources and functions may take to put things in order.
+"""
+
 LAST_WAIT_S = 1.0
 """How long threads may take to come back once the daemon has stopped."""
 
@@ -126,9 +131,24 @@ async def _run(target: str, project: Project, state: Path, slots: int | None) ->
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(obey, running, signals, tasks)
                 await running.stopped()
+                _leave_after(UNWILLING_S)
                 tasks.cancel_scope.cancel()
         log.info("stopped", reason=running.stop_reason, position=running.stream.head)
         return running.loop.runner.left_behind
+
+
+def _leave_after(seconds: float) -> None:
+    """End the process then at the latest: something of the user's does not let itself be cancelled.
+    What was acknowledged is on the disk; what still runs is abandoned, as after a kill.
+    """
+
+    def leave() -> None:
+        sys.stderr.flush()
+        os._exit(0)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()
 
 
 def tell(recorded: Recorded, view: View) -> None:

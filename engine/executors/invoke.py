@@ -2,12 +2,13 @@
 a value.
 """
 
+import asyncio
 import math
 import threading
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.from_thread
@@ -34,6 +35,9 @@ KILL_S = 5.0
 
 MAX_AFTER_MS = 365 * 86_400_000
 """Longest wait a function may ask for: a year, of which a calendar still has a name."""
+
+CLEAN_UP_S = 10.0
+"""How long an async function that is cancelled may take to put things in order."""
 
 T = TypeVar("T")
 
@@ -185,8 +189,40 @@ async def in_thread(
         if kill is not None:
             await _killed(kill, finished)
         return _timed_out(timeout)
-    await anyio.to_thread.run_sync(finished.wait, abandon_on_cancel=True)
+    with anyio.CancelScope(shield=True):  # it is publishing, as above
+        await anyio.to_thread.run_sync(finished.wait)
     return outcome[0]
+
+
+async def apart(work: Coroutine[Any, Any, T], stubborn: set[Any]) -> T:
+    """Await `work` as a task of its own: cancelled, it is told so once, and has `CLEAN_UP_S` for
+    what it has to put in order. One that goes on all the same is left behind, among the `stubborn`.
+    """
+    task = asyncio.ensure_future(_told(work))
+    try:
+        found, error = await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if task.done():
+            raise
+        task.cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait({task}, timeout=CLEAN_UP_S)
+        if not task.done():
+            stubborn.add(task)
+        raise
+    if error is not None:
+        raise error
+    return found[0]
+
+
+async def _told(work: Coroutine[Any, Any, T]) -> tuple[list[T], BaseException | None]:
+    """What it came to, also what would end the loop were it raised in a task (SystemExit)."""
+    try:
+        return [await work], None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # recorded: raised again where it is awaited
+        return [], error
 
 
 async def _killed(kill: Callable[[], None], finished: threading.Event) -> None:

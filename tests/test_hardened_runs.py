@@ -1,0 +1,269 @@
+"""What runs and stores do at their worst, and what must not follow from it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+import freshet as fr
+from freshet.engine import checkpointing
+from freshet.engine.errors import DefinitionError, StoreError, StreamError
+from freshet.engine.events import ResultRefused, RunCancelled, RunFailed, SourceChanged
+from freshet.engine.executors import invoke
+from freshet.engine.intents import Intent, Intents
+from freshet.engine.keys import AssetPartition
+from freshet.engine.sqlite import SqliteStream
+from freshet.engine.target import load_project
+from tests.engine import Engine, engine
+from tests.test_recovery import began
+
+pytestmark = pytest.mark.anyio
+
+RAW = fr.source("raw")
+
+
+async def failures(e: Engine) -> list[RunFailed]:
+    return [r.event for r in await e.history() if isinstance(r.event, RunFailed)]
+
+
+async def until_live(e: Engine) -> int:
+    while not e.view.runs.live:
+        await anyio.sleep(0)
+    (run,) = e.view.runs.live
+    return run
+
+
+async def test_who_does_not_let_itself_be_cancelled_is_told_once_and_left_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(invoke, "CLEAN_UP_S", 0.05)
+    told = 0
+    let_go = anyio.Event()
+
+    @fr.asset
+    async def stubborn(raw: str) -> str:
+        nonlocal told
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except BaseException:
+                told += 1
+        return raw
+
+    async with engine(RAW, stubborn) as e:
+        await e.change("raw", "1")
+        run = await until_live(e)
+        await e.say(RunCancelled(run))
+        while e.loop.runner.live:
+            await anyio.sleep(0.01)
+        assert told == 1
+        assert await e.version("stubborn") is None
+        let_go.set()
+        await anyio.wait_all_tasks_blocked()
+        assert await e.version("stubborn") is None
+
+
+async def test_a_store_that_cannot_discard_ends_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = anyio.Event()
+
+    @fr.asset
+    async def slow(raw: str) -> str:
+        await gate.wait()
+        return raw
+
+    async with engine(RAW, slow) as e:
+
+        def away(*_: object) -> None:
+            raise StoreError("the store is away")
+
+        await e.change("raw", "1")
+        run = await until_live(e)
+        monkeypatch.setattr(e.store, "discard", away)
+        await e.say(RunCancelled(run))
+        while e.loop.runner.live:
+            await anyio.sleep(0)
+        monkeypatch.undo()
+        gate.set()
+        await e.change("raw", "2")
+        await e.quiet()
+        assert e.status("slow").state == "fresh"
+
+
+async def test_a_run_that_was_cancelled_has_one_end_and_costs_no_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled while it published: that is refused and recorded as such; the version before, which
+    the stream has stayed with, is not collected, though the store keeps one only.
+    """
+    entered, go_on = anyio.Event(), anyio.Event()
+    real = fr.LocalStore.publish
+
+    def publish(self: fr.LocalStore, staged: Any) -> None:
+        if staged.run > 10:
+            anyio.from_thread.run_sync(entered.set)
+            anyio.from_thread.run(go_on.wait)
+        real(self, staged)
+
+    monkeypatch.setattr(fr.LocalStore, "publish", publish)
+
+    @fr.asset
+    def made(raw: str) -> str:
+        return f"of {raw}"
+
+    store = fr.LocalStore(tmp_path, keep=1)
+    async with engine(RAW, made, store=store) as e:
+        await e.change("raw", "1")
+        await e.quiet()
+        before = await e.version("made")
+        assert before is not None
+        for _ in range(10):
+            await e.stream.append([SourceChanged("other", "", "x")])
+        await e.change("raw", "2")
+        await entered.wait()
+        run = await until_live(e)
+        at = e.stream.head
+        await e.say(RunCancelled(run))
+        go_on.set()
+        while e.loop.runner.live:
+            await anyio.sleep(0.001)
+        assert [r.event for r in await e.history(at)] == [
+            RunCancelled(run),
+            ResultRefused(run, "it was being published when it was cancelled"),
+        ]
+        assert store.has(AssetPartition("made"), before.data_version)
+        assert await e.version("made") == before
+
+
+async def test_what_a_cancelled_run_published_before_a_kill_is_put_right_by_the_next_start(
+    tmp_path: Path,
+) -> None:
+    """Of a run that has ended an intent is left: the file people look at becomes what the stream
+    says; and of an intent that was cut off nothing remains.
+    """
+    place = await began(tmp_path)
+    await place.finish()
+    store = fr.LocalStore(tmp_path / "data")
+    stray = store.stage(AssetPartition("below"), 3, "stray")
+    store.publish(stray)
+    assert (tmp_path / "data" / "below.txt").read_text() == "stray"
+    intents = Intents(tmp_path / ".freshet" / "publishing")
+    intents.write(Intent(3, (stray,), ()))
+    (tmp_path / ".freshet" / "publishing" / "9.part").write_text("{")
+    await place.finish()
+    assert (tmp_path / "data" / "below.txt").read_text() == "left one right one"
+    assert list((tmp_path / ".freshet" / "publishing").iterdir()) == []
+
+
+@pytest.mark.parametrize(("returned", "fits"), [(None, False), (True, False), (3, True)])
+async def test_nothing_and_truth_are_no_numbers(returned: object, fits: bool) -> None:
+    """A forgotten `return` is not published as a value that was promised."""
+
+    @fr.asset
+    def number() -> int:
+        return returned  # type: ignore[return-value]  # that is the point
+
+    async with engine(number) as e:
+        await e.settled()
+        assert (await e.version("number") is not None) is fits
+        assert [one.kind for one in await failures(e)] == ([] if fits else ["value"])
+
+
+async def test_nothing_may_be_returned_where_it_is_said() -> None:
+    @fr.asset
+    def maybe() -> int | None:
+        return None
+
+    @fr.asset
+    def elsewhere() -> None:
+        return None
+
+    async with engine(maybe, elsewhere) as e:
+        await e.quiet()
+        assert await failures(e) == []
+
+
+@pytest.mark.parametrize("error", [fr.Fatal, fr.Fatal(), fr.Retry, fr.Retry()])
+async def test_a_class_of_failure_needs_no_words(error: Any) -> None:
+    @fr.asset
+    def fails() -> None:
+        raise error
+
+    async with engine(fails) as e:
+        await e.settled()
+        assert [one.kind for one in await failures(e)] == [
+            "fatal" if "Fatal" in repr(error) else "retry"
+        ]
+
+
+async def test_a_stream_whose_file_is_gone_is_written_no_more(tmp_path: Path) -> None:
+    async with SqliteStream.open(tmp_path / "stream.db") as stream:
+        await stream.append([SourceChanged("s", "", "1")])
+        for path in tmp_path.glob("stream.db*"):
+            path.unlink()
+        with pytest.raises(StreamError, match="is gone, or is another file now"):
+            await stream.append([SourceChanged("s", "", "2")])
+
+
+@pytest.mark.parametrize(
+    "raised", ["class E(BaseException): pass\nraise E('x')", "raise SystemExit"]
+)
+def test_a_project_that_raises_whatever_it_is_does_not_load(tmp_path: Path, raised: str) -> None:
+    (tmp_path / "broken.py").write_text(raised)
+    with pytest.raises(DefinitionError, match="cannot be imported"):
+        load_project(str(tmp_path / "broken.py"))
+
+
+@pytest.mark.parametrize("options", [{"store": "data"}, {"stores": {"w": "x"}}, {"on_removed": 3}])
+def test_what_is_no_store_and_no_hook_is_refused(options: Any) -> None:
+    with pytest.raises(DefinitionError, match="is no store|is no function"):
+        fr.Project([RAW], **options)
+
+
+async def test_waiting_for_rest_and_for_the_last_run_do_not_take_each_others_news() -> None:
+    gate = anyio.Event()
+
+    @fr.asset
+    async def slow(raw: str) -> str:
+        await gate.wait()
+        return raw
+
+    async with engine(RAW, slow) as e:
+        await e.change("raw", "1")
+        await until_live(e)
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(e.loop.quiet)
+                tasks.start_soon(e.loop.drained)
+                tasks.start_soon(e.loop.quiet)
+                await anyio.wait_all_tasks_blocked()
+                gate.set()
+
+
+async def test_a_process_that_cannot_be_started_costs_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = anyio.Event()
+
+    async def no_memory(*_: object, **__: object) -> None:
+        tried.set()
+        raise OSError(12, os.strerror(12))
+
+    monkeypatch.setattr(checkpointing.anyio, "run_process", no_memory)  # type: ignore[attr-defined]  # as it is called there
+    keeper = checkpointing.Checkpointing(tmp_path / "stream.db", every=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(keeper.run)
+        keeper._due.set()
+        await tried.wait()
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+
+
+def test_an_intent_reads_as_it_was_written(tmp_path: Path) -> None:
+    intents = Intents(tmp_path)
+    intents.write(Intent(7, (), ()))
+    found = intents.read(7)
+    assert found == Intent(7, (), ())
+    assert msgspec.json.encode(found)
