@@ -41,11 +41,12 @@ async def test_who_does_not_let_itself_be_cancelled_is_told_once_and_left_behind
 ) -> None:
     monkeypatch.setattr(invoke, "CLEAN_UP_S", 0.05)
     told = 0
-    let_go = anyio.Event()
+    at_work, let_go = anyio.Event(), anyio.Event()
 
     @fr.asset
     async def stubborn(raw: str) -> str:
         nonlocal told
+        at_work.set()
         while not let_go.is_set():
             try:
                 await let_go.wait()
@@ -56,6 +57,7 @@ async def test_who_does_not_let_itself_be_cancelled_is_told_once_and_left_behind
     async with engine(RAW, stubborn) as e:
         await e.change("raw", "1")
         run = await until_live(e)
+        await at_work.wait()
         await e.say(RunCancelled(run))
         while e.loop.runner.live:
             await anyio.sleep(0.01)
@@ -218,7 +220,7 @@ def test_a_project_that_raises_whatever_it_is_does_not_load(tmp_path: Path, rais
 
 @pytest.mark.parametrize("options", [{"store": "data"}, {"stores": {"w": "x"}}, {"on_removed": 3}])
 def test_what_is_no_store_and_no_hook_is_refused(options: Any) -> None:
-    with pytest.raises(DefinitionError, match="is no store|is no function"):
+    with pytest.raises(DefinitionError, match=r"is no store|is no function"):
         fr.Project([RAW], **options)
 
 
