@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from io import FileIO
 from pathlib import Path
@@ -140,7 +141,8 @@ class RunLogs:
             if len(kept) <= MAX_RUNS and total <= MAX_BYTES:
                 break
             total -= kept.pop(run)
-            path_of(self._folder, run).unlink(missing_ok=True)
+            with suppress(OSError):  # it stays; nobody fails for that
+                path_of(self._folder, run).unlink(missing_ok=True)
 
 
 class RunLog:
@@ -173,9 +175,10 @@ class RunLog:
             *lines, rest = (self._partial.get(stream, "") + text).split("\n")
             for line in lines:
                 self._add(stream, line.rstrip("\r").rpartition("\r")[2])
-            while len(rest) > MAX_LINE_CHARS:
-                rest = rest.rpartition("\r")[2]
-                if len(rest) > MAX_LINE_CHARS:
+            # Cut far from its end: a secret that has only half arrived is not cut in two.
+            while len(rest) > 2 * MAX_LINE_CHARS:
+                rest = redact(rest.rpartition("\r")[2])
+                if len(rest) > 2 * MAX_LINE_CHARS:
                     self._add(stream, rest[:MAX_LINE_CHARS])
                     rest = rest[MAX_LINE_CHARS:]
             self._partial[stream] = rest
@@ -186,8 +189,9 @@ class RunLog:
         """
         with self._lock:
             for stream, rest in self._partial.items():
-                if rest.strip("\r"):
-                    self._add(stream, rest.rstrip("\r").rpartition("\r")[2])
+                text = redact(rest.rstrip("\r").rpartition("\r")[2])
+                for start in range(0, len(text), MAX_LINE_CHARS):
+                    self._add(stream, text[start : start + MAX_LINE_CHARS])
             self._partial.clear()
             self._over = True
             if self._file is None:

@@ -18,7 +18,7 @@ from freshet.engine import runlogs, secrets
 from freshet.engine.capture import structured
 from freshet.engine.daemon import daemon
 from freshet.engine.events import RunStarted, SourceChanged
-from freshet.engine.runlogs import Line, RunLogs, read_log
+from freshet.engine.runlogs import MAX_LINE_CHARS, Line, RunLogs, path_of, read_log
 from freshet.engine.secrets import conceal
 from freshet.testing import simulate
 from tests.test_cli import Place
@@ -375,3 +375,21 @@ async def _follow(place: Place, run: int) -> list[str]:
                     (place.folder / "go").touch()  # it was shown while the run still went on
             lines = text.splitlines()
     return lines
+
+
+def test_a_secret_in_a_very_long_line_is_not_cut_in_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it lies to the place where the line is cut, and however it arrives."""
+    monkeypatch.setattr(secrets, "_known", {})
+    conceal("open-sesame-123")
+    for before in range(0, 3 * MAX_LINE_CHARS, 1013):
+        log = RunLogs(tmp_path / str(before)).of(1)
+        text = "x" * before + "open-sesame-123" + "y" * 3 * MAX_LINE_CHARS
+        for start in range(0, len(text), 4099):
+            log.hear("stdout", text[start : start + 4099])
+        log.close()
+        said = "".join(line.text for _, line in read_log(path_of(tmp_path / str(before), 1)))
+        assert "***" in said
+        assert "sesame" not in said
+        assert "open-" not in said
