@@ -74,9 +74,10 @@ def check_batch(name: AssetKey, batch: int, partitions: Partitions | None, where
 
 def check_numbers(name: AssetKey, retries: int, max_changes: int | None, where: str) -> None:
     for what, number, least in (("retries", retries, 0), ("max_changes", max_changes, 1)):
-        if number is not None and number < least:
+        if number is not None and (not isinstance(number, int) or number < least):
             raise DefinitionError(
-                f"asset '{name}' has {what}={number} ({where})", hint=f"use {least} or more"
+                f"asset '{name}' has {what}={number!r} ({where})",
+                hint=f"use a number, {least} or more",
             )
 
 
@@ -114,7 +115,7 @@ def shares(
     name: AssetKey, pools: str | Sequence[str] | Mapping[str, int], where: str
 ) -> tuple[PoolShare, ...]:
     """What a run takes of each pool; how large those are is the project's to say."""
-    named = [pools] if isinstance(pools, str) else pools
+    named = [pools] if isinstance(pools, str | int) else pools
     weights = dict(named) if isinstance(named, Mapping) else dict.fromkeys(named, 1)
     for pool, weight in weights.items():
         if not isinstance(pool, str) or not isinstance(weight, int) or weight < 1:

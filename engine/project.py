@@ -78,11 +78,7 @@ class Project:
         slots = here.slots if here.slots is not None else slots
         pools = here.pools if here.pools is not None else pools
         store = here.store if here.store is not None else store
-        for name, number in (("slots", slots), ("processes", processes)):
-            if number < 1:
-                raise DefinitionError(
-                    f"{name}={number}: nothing could ever run", hint="use 1 or more"
-                )
+        _check_given(slots, processes, assets, checks, sensors)
         by_group = dict(group_freshness or {})
         for group, policy in by_group.items():
             check_policy(policy, f"group_freshness[{group!r}]")
@@ -202,6 +198,22 @@ class Project:
 def _of(profile: Profile) -> dict[str, object]:
     settings = profile.settings
     return dict(profile.resources) | ({SETTINGS: settings} if settings is not None else {})
+
+
+def _check_given(
+    slots: object, processes: object, assets: object, checks: object, sensors: object
+) -> None:
+    """Numbers are numbers, and lists are lists. Raises DefinitionError."""
+    for name, number in (("slots", slots), ("processes", processes)):
+        if not isinstance(number, int) or number < 1:
+            raise DefinitionError(
+                f"{name}={number!r}: nothing could ever run", hint="use a number, 1 or more"
+            )
+    for what, listed in (("assets", assets), ("checks", checks), ("sensors", sensors)):
+        if isinstance(listed, str) or not isinstance(listed, Iterable):
+            raise DefinitionError(
+                f"Project({what}=...) is {listed!r}, and no list", hint=f"{what}=[...]"
+            )
 
 
 def _check_payloads(asset: Asset, deps: Sequence[Dependency], sensors: Sequence[Sensor]) -> None:

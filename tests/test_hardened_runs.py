@@ -269,3 +269,23 @@ def test_an_intent_reads_as_it_was_written(tmp_path: Path) -> None:
     found = intents.read(7)
     assert found == Intent(7, (), ())
     assert msgspec.json.encode(found)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"assets": RAW}, {"slots": "4"}, {"checks": 3}, {"sensors": 3}, {"processes": 0}],
+)
+def test_slips_in_a_project_are_told_in_its_own_words(options: Any) -> None:
+    with pytest.raises(DefinitionError, match="=") as caught:
+        fr.Project(**{"assets": [RAW], **options})
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("options", [{"retries": "3"}, {"pools": 3}, {"max_changes": "1"}])
+def test_slips_in_an_asset_are_told_in_its_own_words(options: Any) -> None:
+    with pytest.raises(DefinitionError, match="asset 'made' has") as caught:
+
+        @fr.asset(**options)
+        def made() -> None: ...
+
+    assert caught.value.hint
