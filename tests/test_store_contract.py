@@ -1,7 +1,10 @@
 """Stores (B7.2): staged values are hidden, published ones stay, and every type comes back."""
 
 import dataclasses
+import datetime
+import math
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +26,7 @@ from hypothesis import strategies as st
 
 import freshet as fr
 from freshet.engine.errors import StoreError
+from freshet.engine.stores.formats import decode, encode
 from freshet.engine.stores.landing import (
     InputChangedError,
     Landed,
@@ -43,8 +47,17 @@ class Row(msgspec.Struct):
 
 @dataclasses.dataclass
 class Point:
-    x: int
-    y: int
+    x: float
+    y: float
+
+
+@dataclasses.dataclass
+class Days:
+    counts: dict[datetime.date, int]
+
+
+class Renamed(msgspec.Struct, rename="camel"):
+    the_value: float
 
 
 KINDS = ["memory", "local", "sqlite", "duckdb", "objects", "s3"]
@@ -127,6 +140,12 @@ class TestContract:
             (Point(1, 2), Point),
             (7, int),
             ([1, 2], None),
+            ({2: "b", 10: "a"}, dict[int, str]),
+            (
+                {"a": [{datetime.date(2024, 1, 1): 1.5}]},
+                dict[str, list[dict[datetime.date, float]]],
+            ),
+            (Days({datetime.date(2024, 1, 1): 1}), Days),
         ],
     )
     def test_plain_values_come_back_typed(self, store: Store, value: Any, annotation: Any) -> None:
@@ -363,6 +382,58 @@ def test_pickle_is_used_only_when_asked_for_by_name(tmp_path: Path) -> None:
     store = fr.LocalStore(tmp_path, fallback="pickle")
     value = {1: {2, 3}, "f": complex(1, 2)}
     assert store.load(TARGET, put(store, value), None) == value
+
+
+def test_dicts_with_other_keys_than_text_are_sorted_as_text() -> None:
+    """Equal dicts, equal bytes, whatever the order in which they were filled."""
+    found = [encode(value).data for value in ({10: "a", 2: "b"}, {2: "b", 10: "a"})]
+    assert found == [b'{"10":"a","2":"b"}'] * 2
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({(1, 2): "x"}, "a dict in it has keys that are none of text, numbers, dates"),
+        ([{None: 1}], "a dict in it has keys that are none of text, numbers, dates"),
+        ({"a": {1: "x", "1": "y"}}, "two keys of one dict are the same in JSON"),
+    ],
+)
+def test_keys_that_json_cannot_have_are_refused(value: Any, said: str) -> None:
+    """In our words; nothing is dropped. With pickle they are stored as they are."""
+    with pytest.raises(StoreError, match=said):
+        encode(value)
+    assert decode(".pickle", encode(value, allow_pickle=True).data, None) == value
+    assert encode({1: "x"}, allow_pickle=True).suffix == ".pickle"
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (math.nan, "$"),
+        ({"b": None, "a": math.inf}, "$.a"),
+        ([1.0, [Point(1, -math.inf)]], "$[1][0].y"),
+        ({"r": Renamed(math.nan)}, "$.r.theValue"),
+        ((None, {1: math.nan}), "$[1].1"),
+        ([msgspec.Raw(b"null"), math.nan], "$[1]"),
+    ],
+)
+def test_a_number_that_json_does_not_have_is_refused_with_its_place(value: Any, place: str) -> None:
+    """No null in its place; with pickle it is stored as it is."""
+    with pytest.raises(StoreError, match=re.escape(f" at `{place}` cannot be stored")) as failed:
+        encode(value)
+    assert "return None for what is missing" in str(failed.value.hint)
+    if not isinstance(value, list) or not isinstance(value[0], msgspec.Raw):
+        assert encode(value, allow_pickle=True).suffix == ".pickle"
+
+
+def test_only_a_value_with_a_null_is_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For numbers that are none: the others cost nothing."""
+    looked: list[object] = []
+    monkeypatch.setattr("freshet.engine.stores.plain._check_finite", looked.append)
+    assert encode([1.5, {"a": "b"}, Point(1, 2)]).data == b'[1.5,{"a":"b"},{"x":1,"y":2}]'
+    assert looked == []
+    encode([None])
+    assert looked == [[None]]
 
 
 def test_a_store_that_cannot_be_written_says_where(tmp_path: Path) -> None:
