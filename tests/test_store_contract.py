@@ -34,6 +34,7 @@ from freshet.engine.stores.landing import (
     load_landed,
     still_the_same,
 )
+from freshet.engine.stores.outages import is_outage
 from freshet.engine.stores.store import Store, StoredVersion
 from tests.test_objects import Server
 
@@ -550,6 +551,53 @@ def test_the_current_values_are_asked_with_sql(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "values.db")) as looking:
         found = looking.execute('SELECT asset, "partition", content FROM current_values').fetchall()
     assert sorted(found) == [("a/b", "2024-01-01", b"[2]"), ("c", "", b"t")]
+
+
+def test_a_sqlite_file_that_another_has_locked_or_that_is_full_is_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not so what is no SQLite file: nobody but a person ends that. What was there stays."""
+    monkeypatch.setattr("freshet.engine.stores.sqlite.BUSY_S", 0.01)
+    path = tmp_path / "values.db"
+    store = fr.SqliteStore(path)
+    version = put(store, "x")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="cannot write in") as locked:
+            store.stage(TARGET, 2, "y")
+    store._connection().execute("PRAGMA max_page_count = 1")
+    with pytest.raises(StoreError, match="cannot write in") as full:
+        store.stage(TARGET, 2, "y" * 1_000_000)
+    assert [is_outage(one.value) for one in (locked, full)] == [True, True]
+    assert full.value.cause == "database or disk is full"
+    assert store.load(TARGET, version, str) == "x"
+    (tmp_path / "none.db").write_text("no database, but a text of some length")
+    with pytest.raises(StoreError) as none:
+        fr.SqliteStore(tmp_path / "none.db").stage(TARGET, 1, "x")
+    assert not is_outage(none.value)
+
+
+def test_a_duckdb_file_that_another_process_has_open_is_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not so what is no DuckDB file; and when the other has closed it, the value is stored."""
+    monkeypatch.setattr("freshet.engine.stores.duckdb.BUSY_S", 0.0)
+    path = tmp_path / "values.duckdb"
+    code = f"import duckdb; c = duckdb.connect({str(path)!r}); print(1, flush=True); input()"
+    store = fr.DuckDBStore(path)
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(StoreError, match="cannot write in") as locked:
+            store.stage(TARGET, 1, "x")
+        other.communicate(b"\n")
+    assert is_outage(locked.value)
+    assert store.load(TARGET, put(store, "x"), str) == "x"
+    (tmp_path / "none.duckdb").write_text("no database, but a text of some length" * 100)
+    with pytest.raises(StoreError) as none:
+        fr.DuckDBStore(tmp_path / "none.duckdb").stage(TARGET, 1, "x")
+    assert not is_outage(none.value)
 
 
 def test_of_two_who_publish_at_once_neither_undoes_the_other() -> None:

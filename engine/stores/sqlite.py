@@ -55,7 +55,8 @@ class SqliteStore(RowStore):
                     yield _Said(connection)
                     connection.execute("COMMIT")
                 except BaseException:
-                    connection.execute("ROLLBACK")
+                    if connection.in_transaction:  # a full disk has rolled it back already
+                        connection.execute("ROLLBACK")
                     raise
             except (sqlite3.Error, OSError) as error:
                 raise StoreError(
