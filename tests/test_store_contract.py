@@ -249,6 +249,25 @@ class TestContract:
         assert put(again, "new", run=3) == staged.data_version
         assert store.load(TARGET, staged.data_version, str) == "new"
 
+    def test_runs_that_have_something_staged_are_told(self, make: Make) -> None:
+        """In order, each once, also to another process; not what is published or discarded."""
+        store = make()
+        assert store.staged_runs() == []
+        other = fr.AssetPartition("c")
+        for run in (11, 2, 3):
+            store.stage(TARGET, run, "x")
+        staged = store.stage(other, 11, "y")
+        again = store if isinstance(store, fr.MemoryStore) else make()
+        assert again.staged_runs() == [2, 3, 11]
+        again.publish(staged)
+        again.discard(3)
+        put(store, "z", run=4)
+        assert again.staged_runs() == store.staged_runs() == [2, 11]
+        for run in again.staged_runs():
+            again.discard(run)
+        assert again.staged_runs() == []
+        assert store.load(other, staged.data_version, str) == "y"
+
     def test_versions_are_collected_beyond_as_many_as_are_kept(self, make: Make) -> None:
         """The newest stay; the current one whatever its age."""
         store = make(keep=2)
@@ -351,6 +370,16 @@ def test_the_current_value_lies_where_people_look(tmp_path: Path) -> None:
     put(store, "day", target=TARGET)
     assert (tmp_path / "a" / "b" / "2024-01-01.txt").read_text() == "day"
     assert list((tmp_path / ".staged").iterdir()) == []
+
+
+def test_what_is_no_run_below_staged_is_passed_over(tmp_path: Path) -> None:
+    """A file of somebody else; and where there is no folder, nothing is staged."""
+    store = fr.LocalStore(tmp_path / "data")
+    store.stage(TARGET, 1, "x")
+    (tmp_path / "data" / ".staged" / ".DS_Store").touch()
+    assert store.staged_runs() == [1]
+    (tmp_path / "file").touch()
+    assert fr.LocalStore(tmp_path / "file").staged_runs() == []
 
 
 def test_the_current_file_stays_though_another_version_is_newer(tmp_path: Path) -> None:

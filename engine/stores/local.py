@@ -18,7 +18,7 @@ from freshet.engine.errors import StoreError
 from freshet.engine.keys import AssetPartition
 from freshet.engine.stores.blobs import not_kept, not_staged, staged_of, version_of
 from freshet.engine.stores.formats import Format, Formats
-from freshet.engine.stores.names import folder_of, quoted
+from freshet.engine.stores.names import folder_of, quoted, runs_of
 from freshet.engine.stores.retention import KEEP_VERSIONS, now_us, retention
 from freshet.engine.stores.store import Staged, StoredVersion
 
@@ -100,6 +100,15 @@ class LocalStore:
     def discard(self, run: int) -> None:
         """Forget what the run staged."""
         shutil.rmtree(self.root / ".staged" / str(run), ignore_errors=True)
+
+    def staged_runs(self) -> list[int]:
+        """The runs that have a folder below `.staged`."""
+        try:
+            return runs_of(os.listdir(self.root / ".staged"))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise _failed("read", self.root / ".staged", error) from error
 
     def load(self, target: AssetPartition, data_version: str, annotation: Any) -> Any:
         """The value of exactly this version; annotated as Path, the file itself, to be
