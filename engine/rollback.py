@@ -22,6 +22,7 @@ from freshet.engine.keys import AssetPartition
 from freshet.engine.parts import Target
 from freshet.engine.readers import Readers
 from freshet.engine.sqlite_reader import SqliteReader
+from freshet.engine.stores.outages import is_outage
 from freshet.engine.stores.store import Store
 from freshet.engine.stream import MAX_BATCH, EventStream
 from freshet.projections.catalog import Version
@@ -30,6 +31,9 @@ from freshet.projections.view import View
 
 MAX_TRIES = 100
 """How often it is looked anew because something else was recorded between look and record."""
+
+AGAIN_S = 5.0
+"""How long to wait before a store that was away is tried again."""
 
 log = structlog.get_logger("freshet.rollback")
 
@@ -68,14 +72,22 @@ async def roll_back(
     """
     row = await _found(stream, current_view(), question)
     name = AssetPartition(row.asset, row.partition)
-    await _check_kept(store, name, row)
+    kept_as_of = -1
     for _ in range(MAX_TRIES):
         view = current_view()
-        if view.position < stream.head:
+        looked_at = view.position  # the view goes on while we wait
+        if looked_at < stream.head:
             await anyio.sleep(0.001)
             continue
         _check_idle(view, name)
-        made = Version.of(await stream.at(view.staleness.made_at(*name)))
+        made_at = view.staleness.made_at(*name)
+        if made_at != kept_as_of:
+            # Only a run that publishes it has versions of it collected, before it is recorded: as
+            # long as none has been, the answer holds.
+            await _check_kept(store, name, row)
+            kept_as_of = made_at
+            continue
+        made = Version.of(await stream.at(made_at))
         answer = RolledBackTo(*name, row.data_version, row.position, 0)
         if made is not None and made.data_version == row.data_version:
             return answer
@@ -93,7 +105,7 @@ async def roll_back(
             version.metadata,
         )
         try:
-            positions = await stream.append([event], key=key, expected=view.position, actor=actor)
+            positions = await stream.append([event], key=key, expected=looked_at, actor=actor)
         except ConflictError:
             continue
         return msgspec.structs.replace(answer, position=positions[0])
@@ -156,6 +168,7 @@ def _check_idle(view: View, name: AssetPartition) -> None:
 class Restorer:
     """Keeps what people look at in the store at the version that is current in the stream: after
     each rollback, and once on start for those before, as the last daemon may have been cut off.
+    While the store is away it is tried again; what is not kept any more is given up.
 
     What is still to be restored is held: nothing of it is collected meanwhile.
     """
@@ -168,7 +181,10 @@ class Restorer:
         self._store = store
         self._readers = readers
         self._woken = anyio.Event()
-        self._pending: dict[AssetPartition, None] = {}
+        self._pending: dict[AssetPartition, int] = {}
+        """And how many were added when it was last."""
+        self._added = 0
+        self._away: set[AssetPartition] = set()
         for name in view.catalog.rolled_back:
             self._add(name)
 
@@ -191,14 +207,17 @@ class Restorer:
         """Restore what is to be restored, until cancelled."""
         while True:
             self._woken = anyio.Event()
-            for name in list(self._pending):
-                if await self._restore(name):
+            for name, number in list(self._pending.items()):
+                if await self._restore(name) and self._pending[name] == number:
                     self._pending.pop(name)
+                    self._away.discard(name)
                     self._readers.release(name)
-            await self._woken.wait()
+            with anyio.move_on_after(AGAIN_S if self._away else None):
+                await self._woken.wait()
 
     def _add(self, name: AssetPartition) -> None:
-        self._pending[name] = None
+        self._added += 1
+        self._pending[name] = self._added
         self._readers.hold(name)
         self._woken.set()
 
@@ -214,6 +233,11 @@ class Restorer:
         try:
             await anyio.to_thread.run_sync(restore)
         except StoreError as error:
+            if is_outage(error):
+                if name not in self._away:
+                    log.warning("the store is away: tried again", asset=str(name), why=str(error))
+                self._away.add(name)
+                return False
             log.error("what people look at was not rolled back", asset=str(name), why=str(error))
             return True
         return self._view.staleness.made_at(*name) == position and not self._is_running(name)
