@@ -301,7 +301,7 @@ def test_an_outage_is_known_by_what_a_database_says() -> None:
     for error, code in zip(said, codes, strict=True):
         error.sqlite_errorcode = code
     texts = ['Could not write "x": No space left on device', 'Cannot open "x": Permission denied']
-    said_too = [duckdb.IOException(text) for text in texts]
+    said_too: list[Exception] = [duckdb.IOException(text) for text in texts]
     said_too.append(duckdb.BinderException(texts[0]))
     assert [is_outage(error) for error in said] == [True, True, False]
     assert [is_outage(error) for error in said_too] == [True, False, False]

@@ -2,15 +2,18 @@
 
 import dataclasses
 import datetime
+import errno
 import math
 import os
 import re
 import sqlite3
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -415,9 +418,14 @@ def test_pickle_is_used_only_when_asked_for_by_name(tmp_path: Path) -> None:
 
 
 def test_dicts_with_other_keys_than_text_are_sorted_as_text() -> None:
-    """Equal dicts, equal bytes, whatever the order in which they were filled."""
+    """Equal dicts, equal bytes, in whatever order they were filled; as annotated they come back."""
     found = [encode(value).data for value in ({10: "a", 2: "b"}, {2: "b", 10: "a"})]
     assert found == [b'{"10":"a","2":"b"}'] * 2
+    colours = Enum("colours", {"red": "r"})
+    for key in (1.5, uuid.UUID(int=1), colours.red, datetime.datetime(2024, 1, 1, 12)):
+        stored = encode({key: 1})
+        assert decode(stored.suffix, stored.data, dict[type(key), int]) == {key: 1}
+        assert isinstance(next(iter(decode(stored.suffix, stored.data, None))), str)
 
 
 @pytest.mark.parametrize(
@@ -467,10 +475,56 @@ def test_only_a_value_with_a_null_is_looked_through(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_store_that_cannot_be_written_says_where(tmp_path: Path) -> None:
-    """A file in the place of its folder: StoreError naming the path."""
-    (tmp_path / "data").write_text("in the way")
-    with pytest.raises(StoreError, match="cannot write"):
-        fr.LocalStore(tmp_path / "data").stage(TARGET, 1, "x")
+    """A file in the place of its folder: what is in the way, and what to do; the same each time."""
+    inside = tmp_path / "data"
+    inside.write_text("in the way")
+    stores: list[Store] = [
+        fr.LocalStore(inside),
+        fr.LocalStore(inside / "deeper"),
+        fr.SqliteStore(inside / "x.db"),
+        fr.DuckDBStore(inside / "x.duckdb"),
+    ]
+    for store in stores:
+        for _ in range(2):
+            with pytest.raises(StoreError, match="cannot write") as failed:
+                store.stage(TARGET, 1, "x")
+            assert failed.value.cause == f"{inside} is a file, and a folder is needed there"
+            store.discard(1)
+        assert (store.staged_runs(), list(store.versions(TARGET))) == ([], [])
+    assert inside.read_text() == "in the way"
+
+
+def test_a_folder_in_the_place_of_a_current_file_is_said(tmp_path: Path) -> None:
+    """Somebody made it: the publish names it."""
+    store, whole = fr.LocalStore(tmp_path), fr.AssetPartition("total")
+    (tmp_path / "total.txt").mkdir()
+    with pytest.raises(StoreError, match=r"cannot publish .*total\.txt") as failed:
+        put(store, "x", target=whole)
+    assert failed.value.cause == f"{tmp_path / 'total.txt'} is a folder, and a file is needed there"
+
+
+def test_a_folder_that_cannot_be_looked_at_is_an_error_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And as the disk is failing, an outage; of each method that looks."""
+    store = fr.LocalStore(tmp_path)
+    version = put(store, "x")
+
+    def failing(_: Path) -> Iterator[Path]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "iterdir", failing)
+    looks: list[Callable[[], object]] = [
+        lambda: store.has(TARGET, version),
+        lambda: store.versions(TARGET),
+        lambda: store.load(TARGET, version, str),
+        lambda: store.restore(TARGET, version),
+        lambda: store.collect(TARGET, END),
+    ]
+    for look in looks:
+        with pytest.raises(StoreError, match="cannot read") as failed:
+            look()
+        assert is_outage(failed.value)
 
 
 def test_a_reader_never_sees_a_torn_value_though_the_writer_is_killed(tmp_path: Path) -> None:

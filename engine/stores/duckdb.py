@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from freshet.engine.errors import DefinitionError, StoreError
 from freshet.engine.keys import AssetPartition
+from freshet.engine.stores.blobs import in_the_way
 from freshet.engine.stores.formats import Encoded, Format, Formats
 from freshet.engine.stores.outages import DUCKDB_LOCKED
 from freshet.engine.stores.retention import KEEP_VERSIONS, retention
@@ -62,6 +63,8 @@ class DuckDBStore(RowStore):
                         with suppress(self._duckdb.Error):  # a full disk has done so already
                             connection.rollback()
                         raise
+            except (FileExistsError, NotADirectoryError) as error:
+                raise in_the_way(what, self.path) from error
             except (self._duckdb.Error, OSError) as error:
                 raise StoreError(
                     f"cannot {what} in {self.path}",

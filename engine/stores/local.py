@@ -7,6 +7,7 @@ data/.versions/delays/2013-01-05/4f2a….json   published versions, never change
 data/.staged/212/…                         what run 212 has written and not yet published
 """
 
+import errno
 import os
 import shutil
 import threading
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 from freshet.engine.errors import StoreError
 from freshet.engine.keys import AssetPartition
-from freshet.engine.stores.blobs import not_kept, not_staged, staged_of, version_of
+from freshet.engine.stores.blobs import in_the_way, not_kept, not_staged, staged_of, version_of
 from freshet.engine.stores.formats import Format, Formats
 from freshet.engine.stores.names import folder_of, quoted, runs_of
 from freshet.engine.stores.retention import KEEP_VERSIONS, now_us, retention
@@ -167,8 +168,11 @@ class LocalStore:
             versions = self.versions(target)
             for one in self._retention.collectable(versions, before_us, now_us()):
                 path = self._find(target, one.data_version)
-                if path is not None:
-                    path.unlink(missing_ok=True)
+                try:
+                    if path is not None:
+                        path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise _failed("remove", path or self.root, error) from error
 
     def current(self, target: AssetPartition) -> Path | None:
         """The file people look at: the last published value, or None."""
@@ -260,6 +264,8 @@ def _files(folder: Path) -> list[Path]:
         ]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise _failed("read", folder, error) from error
 
 
 def _sync(folder: Path) -> None:
@@ -271,6 +277,8 @@ def _sync(folder: Path) -> None:
 
 
 def _failed(what: str, path: Path, error: OSError) -> StoreError:
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        return in_the_way(what, Path(error.filename2 or path))
     return StoreError(
         f"cannot {what} {path}",
         cause=error.strerror or str(error),
