@@ -1,6 +1,8 @@
 """Rolling back: an earlier version becomes the current one, in the stream and in the store."""
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import anyio
@@ -58,6 +60,26 @@ class RolledBackTo(msgspec.Struct, frozen=True):
     position: int
 
 
+async def held_roll_back(
+    restorer: "Restorer",
+    stream: EventStream,
+    current_view: Callable[[], View],
+    store: Store,
+    question: RollbackQuestion,
+    *,
+    actor: str | None = None,
+    key: str | None = None,
+) -> RolledBackTo:
+    """As `roll_back`, beside live runs: nothing of it is collected from before the look until the
+    event is folded, and the restorer holds it. Raises RequestError.
+    """
+    with restorer.holding(existing(current_view(), question.target)):
+        found = await roll_back(stream, current_view, store, question, actor=actor, key=key)
+        while current_view().position < found.position:
+            await anyio.sleep(0.001)
+        return found
+
+
 async def roll_back(
     stream: EventStream,
     current_view: Callable[[], View],
@@ -82,8 +104,7 @@ async def roll_back(
         _check_idle(view, name)
         made_at = view.staleness.made_at(*name)
         if made_at != kept_as_of:
-            # Only a run that publishes it has versions of it collected, before it is recorded: as
-            # long as none has been, the answer holds.
+            # After each new version older ones may have been collected: it is looked for again.
             await _check_kept(store, name, row)
             kept_as_of = made_at
             continue
@@ -184,9 +205,21 @@ class Restorer:
         self._pending: dict[AssetPartition, int] = {}
         """And how many were added when it was last."""
         self._added = 0
+        self._asked: Counter[AssetPartition] = Counter()
         self._away: set[AssetPartition] = set()
         for name in view.catalog.rolled_back:
             self._add(name)
+
+    @contextmanager
+    def holding(self, name: AssetPartition) -> Iterator[None]:
+        """Nothing of it is collected meanwhile, nor after as long as it is to be restored."""
+        self._asked[name] += 1
+        self._readers.hold(name)
+        try:
+            yield
+        finally:
+            self._asked[name] -= 1
+            self._let_go(name)
 
     def heed(self, recorded: Recorded, view: View) -> None:
         """An event was folded."""
@@ -211,9 +244,14 @@ class Restorer:
                 if await self._restore(name) and self._pending[name] == number:
                     self._pending.pop(name)
                     self._away.discard(name)
-                    self._readers.release(name)
+                    self._let_go(name)
             with anyio.move_on_after(AGAIN_S if self._away else None):
                 await self._woken.wait()
+
+    def _let_go(self, name: AssetPartition) -> None:
+        if name not in self._pending and not self._asked[name]:
+            del self._asked[name]
+            self._readers.release(name)
 
     def _add(self, name: AssetPartition) -> None:
         self._added += 1

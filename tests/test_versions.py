@@ -14,7 +14,7 @@ from freshet.engine.errors import StoreError
 from freshet.engine.events import Materialized, RolledBack, RunCancelled
 from freshet.engine.keys import AssetPartition
 from freshet.engine.readers import Readers
-from freshet.engine.rollback import Restorer, RollbackQuestion, roll_back
+from freshet.engine.rollback import Restorer, RollbackQuestion, held_roll_back, roll_back
 from freshet.engine.stores.store import Staged
 from tests.engine import Engine, engine
 from tests.test_cli import PATIENCE_S, Place
@@ -522,7 +522,7 @@ async def test_a_version_collected_while_the_rollback_waits_is_refused() -> None
             return found
 
     asked, go_on = threading.Event(), threading.Event()
-    store, target = Slow(keep=1), AssetPartition("made")
+    store, target = Slow(keep=2), AssetPartition("made")
     refused: list[str] = []
 
     async def ask() -> None:
@@ -568,6 +568,45 @@ async def test_what_is_busy_elsewhere_is_rolled_back_with_one_look_at_the_store(
         first = store.versions(AssetPartition("made"))[1].data_version
         assert await back(e, "made", first) > 0
         assert store.looked == 1
+
+
+async def test_what_is_rolled_back_is_held_until_it_is_restored() -> None:
+    """From before the look; let go when it is refused, and not while another restore is pending."""
+    held: list[bool] = []
+
+    class Watched(fr.MemoryStore):
+        def has(self, target: AssetPartition, data_version: str) -> bool:
+            held.append(target in e.loop.readers._held)
+            return super().has(target, data_version)
+
+    store, target = Watched(), AssetPartition("made")
+    async with engine(RAW, made, store=store) as e:
+        for version in "12":
+            await e.change("raw", version)
+            await e.quiet()
+        first = store.versions(target)[1].data_version
+        restorer = Restorer(e.view, e.stream, lambda: e.store, e.loop.readers)
+        e.loop.listeners.append(restorer.heed)
+
+        async def ask(version: str) -> None:
+            question = RollbackQuestion("made", version)
+            await held_roll_back(restorer, e.stream, lambda: e.view, e.store, question)
+
+        with pytest.raises(fr.FreshetError, match="no version"):
+            await ask("zz")
+        assert not e.loop.readers._held
+        await ask(first)
+        assert (held, e.loop.readers._held) == ([True], {target})
+        with pytest.raises(fr.FreshetError, match="no version"):
+            await ask("zz")
+        assert e.loop.readers._held == {target}
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(restorer.run)
+            with anyio.fail_after(PATIENCE_S):
+                while restorer._pending:
+                    await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+        assert not e.loop.readers._held
 
 
 @pytest.mark.parametrize("away", [True, False])
