@@ -137,6 +137,7 @@ def _attend(running: Daemon, tasks: TaskGroup) -> None:
         lambda: running.project.on_removed, view, stream, lambda: running.project.store
     )
     sweeper = Sweeper(loop, stream)
+    running.restorer = restorer
     loop.in_vain, loop.missed = restorer.put_right, sweeper.missed
     tasks.start_soon(sweeper.run, name="sweep")
     for part in (restorer, undertaker):

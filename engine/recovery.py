@@ -20,6 +20,7 @@ from freshet.engine.intents import Intent, Intents, finish
 from freshet.engine.profiles import check_state
 from freshet.engine.project import Project
 from freshet.engine.running import graph_of, sensors_of
+from freshet.engine.stores.store import Store
 from freshet.engine.stream import MAX_BATCH, EventStream
 from freshet.projections.catalog import Version
 from freshet.projections.runs import Run
@@ -61,6 +62,7 @@ async def recover(
     while view.position < stream.head:
         for recorded in await stream.read(view.position):
             view.apply(recorded)
+    await anyio.to_thread.run_sync(_discard_left, project.store)
     for left in intents.left():
         await _put_right(stream, view, project, intents.read(left))
         intents.drop(left)
@@ -76,6 +78,13 @@ def _adopted(run: int, project: Project, intents: Intents) -> list[AnyEvent]:
             project.store.discard(run)
         return []
     return [*intent.events, RunSucceeded(run, adopted=True)]
+
+
+def _discard_left(store: Store) -> None:
+    """No run is alive now: what is staged is what runs have left behind."""
+    with suppress(StoreError, OSError, AttributeError):  # a user's own store may not tell
+        for run in store.staged_runs():
+            store.discard(run)
 
 
 async def _put_right(

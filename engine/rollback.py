@@ -1,6 +1,8 @@
 """Rolling back: an earlier version becomes the current one, in the stream and in the store."""
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import anyio
@@ -22,6 +24,7 @@ from freshet.engine.keys import AssetPartition
 from freshet.engine.parts import Target
 from freshet.engine.readers import Readers
 from freshet.engine.sqlite_reader import SqliteReader
+from freshet.engine.stores.outages import is_outage
 from freshet.engine.stores.store import Store
 from freshet.engine.stream import MAX_BATCH, EventStream
 from freshet.projections.catalog import Version
@@ -30,6 +33,9 @@ from freshet.projections.view import View
 
 MAX_TRIES = 100
 """How often it is looked anew because something else was recorded between look and record."""
+
+AGAIN_S = 5.0
+"""How long to wait before a store that was away is tried again."""
 
 log = structlog.get_logger("freshet.rollback")
 
@@ -54,6 +60,26 @@ class RolledBackTo(msgspec.Struct, frozen=True):
     position: int
 
 
+async def held_roll_back(
+    restorer: "Restorer",
+    stream: EventStream,
+    current_view: Callable[[], View],
+    store: Store,
+    question: RollbackQuestion,
+    *,
+    actor: str | None = None,
+    key: str | None = None,
+) -> RolledBackTo:
+    """As `roll_back`, beside live runs: nothing of it is collected from before the look until the
+    event is folded, and the restorer holds it. Raises RequestError.
+    """
+    with restorer.holding(existing(current_view(), question.target)):
+        found = await roll_back(stream, current_view, store, question, actor=actor, key=key)
+        while current_view().position < found.position:
+            await anyio.sleep(0.001)
+        return found
+
+
 async def roll_back(
     stream: EventStream,
     current_view: Callable[[], View],
@@ -68,14 +94,21 @@ async def roll_back(
     """
     row = await _found(stream, current_view(), question)
     name = AssetPartition(row.asset, row.partition)
-    await _check_kept(store, name, row)
+    kept_as_of = -1
     for _ in range(MAX_TRIES):
         view = current_view()
-        if view.position < stream.head:
+        looked_at = view.position  # the view goes on while we wait
+        if looked_at < stream.head:
             await anyio.sleep(0.001)
             continue
         _check_idle(view, name)
-        made = Version.of(await stream.at(view.staleness.made_at(*name)))
+        made_at = view.staleness.made_at(*name)
+        if made_at != kept_as_of:
+            # After each new version older ones may have been collected: it is looked for again.
+            await _check_kept(store, name, row)
+            kept_as_of = made_at
+            continue
+        made = Version.of(await stream.at(made_at))
         answer = RolledBackTo(*name, row.data_version, row.position, 0)
         if made is not None and made.data_version == row.data_version:
             return answer
@@ -93,7 +126,7 @@ async def roll_back(
             version.metadata,
         )
         try:
-            positions = await stream.append([event], key=key, expected=view.position, actor=actor)
+            positions = await stream.append([event], key=key, expected=looked_at, actor=actor)
         except ConflictError:
             continue
         return msgspec.structs.replace(answer, position=positions[0])
@@ -156,6 +189,7 @@ def _check_idle(view: View, name: AssetPartition) -> None:
 class Restorer:
     """Keeps what people look at in the store at the version that is current in the stream: after
     each rollback, and once on start for those before, as the last daemon may have been cut off.
+    While the store is away it is tried again; what is not kept any more is given up.
 
     What is still to be restored is held: nothing of it is collected meanwhile.
     """
@@ -168,9 +202,24 @@ class Restorer:
         self._store = store
         self._readers = readers
         self._woken = anyio.Event()
-        self._pending: dict[AssetPartition, None] = {}
+        self._pending: dict[AssetPartition, int] = {}
+        """And how many were added when it was last."""
+        self._added = 0
+        self._asked: Counter[AssetPartition] = Counter()
+        self._away: set[AssetPartition] = set()
         for name in view.catalog.rolled_back:
             self._add(name)
+
+    @contextmanager
+    def holding(self, name: AssetPartition) -> Iterator[None]:
+        """Nothing of it is collected meanwhile, nor after as long as it is to be restored."""
+        self._asked[name] += 1
+        self._readers.hold(name)
+        try:
+            yield
+        finally:
+            self._asked[name] -= 1
+            self._let_go(name)
 
     def heed(self, recorded: Recorded, view: View) -> None:
         """An event was folded."""
@@ -191,14 +240,22 @@ class Restorer:
         """Restore what is to be restored, until cancelled."""
         while True:
             self._woken = anyio.Event()
-            for name in list(self._pending):
-                if await self._restore(name):
+            for name, number in list(self._pending.items()):
+                if await self._restore(name) and self._pending[name] == number:
                     self._pending.pop(name)
-                    self._readers.release(name)
-            await self._woken.wait()
+                    self._away.discard(name)
+                    self._let_go(name)
+            with anyio.move_on_after(AGAIN_S if self._away else None):
+                await self._woken.wait()
+
+    def _let_go(self, name: AssetPartition) -> None:
+        if name not in self._pending and not self._asked[name]:
+            del self._asked[name]
+            self._readers.release(name)
 
     def _add(self, name: AssetPartition) -> None:
-        self._pending[name] = None
+        self._added += 1
+        self._pending[name] = self._added
         self._readers.hold(name)
         self._woken.set()
 
@@ -214,6 +271,11 @@ class Restorer:
         try:
             await anyio.to_thread.run_sync(restore)
         except StoreError as error:
+            if is_outage(error):
+                if name not in self._away:
+                    log.warning("the store is away: tried again", asset=str(name), why=str(error))
+                self._away.add(name)
+                return False
             log.error("what people look at was not rolled back", asset=str(name), why=str(error))
             return True
         return self._view.staleness.made_at(*name) == position and not self._is_running(name)

@@ -32,7 +32,7 @@ from freshet.engine.reports import (
     differences,
     health_of,
 )
-from freshet.engine.rollback import RollbackQuestion, RolledBackTo, roll_back
+from freshet.engine.rollback import Restorer, RollbackQuestion, RolledBackTo, held_roll_back
 from freshet.engine.secrets import redact
 from freshet.engine.sensing import Sensing
 from freshet.engine.sqlite import SqliteStream
@@ -78,6 +78,8 @@ class Daemon:
         self.sensing = sensing
         self.clock = clock
         self.notifier = notifier or Notifier()
+        self.restorer: Restorer | None = None
+        """Who sees to what was rolled back; there once the daemon attends to the store."""
         self.fault: Fault | None = None
         """Why the last reload failed."""
         self._state = state
@@ -109,8 +111,15 @@ class Daemon:
         self, question: RollbackQuestion, actor: str | None, key: str | None
     ) -> RolledBackTo:
         """Make an earlier version the current one. Raises RequestError."""
-        return await roll_back(
-            self.stream, lambda: self.view, self.project.store, question, actor=actor, key=key
+        assert self.restorer is not None, "the daemon has not started yet"
+        return await held_roll_back(
+            self.restorer,
+            self.stream,
+            lambda: self.view,
+            self.project.store,
+            question,
+            actor=actor,
+            key=key,
         )
 
     async def health(self) -> HealthReport:

@@ -164,9 +164,10 @@ class Chaos(Killable):
                     async for batch in stream.follow():
                         for recorded in batch:
                             view.apply(recorded)
-                        if view.position >= position and not self.unfinished(view):
-                            break
-                        await self._release(view)
+                        if view.position >= position:
+                            if not self.unfinished(view):
+                                break
+                            await self._release(view)
             assert not patience.cancelled_caught, (self.unfinished(view), self.log())
             daemon.send_signal(signal.SIGTERM)
             assert daemon.wait(PATIENCE_S) == 0, self.log()

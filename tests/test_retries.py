@@ -1,11 +1,13 @@
 """Failures by class: what is tried again, when, and what is not."""
 
 import errno
+import sqlite3
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import anyio
+import duckdb
 import msgspec
 import pytest
 
@@ -290,3 +292,16 @@ def test_an_outage_is_known_by_the_errors_behind() -> None:
     ring.__cause__ = ring
     found = [away, TimeoutError(), ring, StoreError("no"), FileNotFoundError(errno.ENOENT, "")]
     assert list(map(is_outage, found)) == [True, True, False, False, False]
+
+
+def test_an_outage_is_known_by_what_a_database_says() -> None:
+    """SQLite by its code, also an extended one; DuckDB by its text, if it is about the file."""
+    codes = [sqlite3.SQLITE_BUSY_SNAPSHOT, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_CORRUPT]
+    said = [sqlite3.OperationalError("no") for _ in codes]
+    for error, code in zip(said, codes, strict=True):
+        error.sqlite_errorcode = code
+    texts = ['Could not write "x": No space left on device', 'Cannot open "x": Permission denied']
+    said_too: list[Exception] = [duckdb.IOException(text) for text in texts]
+    said_too.append(duckdb.BinderException(texts[0]))
+    assert [is_outage(error) for error in said] == [True, True, False]
+    assert [is_outage(error) for error in said_too] == [True, False, False]

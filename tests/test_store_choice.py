@@ -211,3 +211,12 @@ async def test_own_metadata_and_an_own_format_round_trip_through_the_stream() ->
         made = await e.version("total")
         assert made is not None
         assert store.load(AssetPartition("total"), made.data_version, int) == 42
+
+
+def test_what_is_staged_in_any_of_several_stores_is_told(tmp_path: Path) -> None:
+    """Each run once, in order; also of a store that no asset names any more."""
+    default, other = fr.MemoryStore(), fr.LocalStore(tmp_path)
+    target = AssetPartition("made")
+    for store, run in ((default, 3), (default, 1), (other, 3), (other, 2)):
+        store.stage(target, run, "x")
+    assert Router(default, {"w": other}, {}).staged_runs() == [1, 2, 3]

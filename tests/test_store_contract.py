@@ -1,13 +1,19 @@
 """Stores (B7.2): staged values are hidden, published ones stay, and every type comes back."""
 
 import dataclasses
+import datetime
+import errno
+import math
 import os
+import re
 import sqlite3
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +29,7 @@ from hypothesis import strategies as st
 
 import freshet as fr
 from freshet.engine.errors import StoreError
+from freshet.engine.stores.formats import decode, encode
 from freshet.engine.stores.landing import (
     InputChangedError,
     Landed,
@@ -30,6 +37,7 @@ from freshet.engine.stores.landing import (
     load_landed,
     still_the_same,
 )
+from freshet.engine.stores.outages import is_outage
 from freshet.engine.stores.store import Store, StoredVersion
 from tests.test_objects import Server
 
@@ -43,8 +51,17 @@ class Row(msgspec.Struct):
 
 @dataclasses.dataclass
 class Point:
-    x: int
-    y: int
+    x: float
+    y: float
+
+
+@dataclasses.dataclass
+class Days:
+    counts: dict[datetime.date, int]
+
+
+class Renamed(msgspec.Struct, rename="camel"):
+    the_value: float
 
 
 KINDS = ["memory", "local", "sqlite", "duckdb", "objects", "s3"]
@@ -127,6 +144,12 @@ class TestContract:
             (Point(1, 2), Point),
             (7, int),
             ([1, 2], None),
+            ({2: "b", 10: "a"}, dict[int, str]),
+            (
+                {"a": [{datetime.date(2024, 1, 1): 1.5}]},
+                dict[str, list[dict[datetime.date, float]]],
+            ),
+            (Days({datetime.date(2024, 1, 1): 1}), Days),
         ],
     )
     def test_plain_values_come_back_typed(self, store: Store, value: Any, annotation: Any) -> None:
@@ -228,6 +251,25 @@ class TestContract:
         assert [told(v) for v in again.versions(TARGET)] == [(old, 3, True)]
         assert put(again, "new", run=3) == staged.data_version
         assert store.load(TARGET, staged.data_version, str) == "new"
+
+    def test_runs_that_have_something_staged_are_told(self, make: Make) -> None:
+        """In order, each once, also to another process; not what is published or discarded."""
+        store = make()
+        assert store.staged_runs() == []
+        other = fr.AssetPartition("c")
+        for run in (11, 2, 3):
+            store.stage(TARGET, run, "x")
+        staged = store.stage(other, 11, "y")
+        again = store if isinstance(store, fr.MemoryStore) else make()
+        assert again.staged_runs() == [2, 3, 11]
+        again.publish(staged)
+        again.discard(3)
+        put(store, "z", run=4)
+        assert again.staged_runs() == store.staged_runs() == [2, 11]
+        for run in again.staged_runs():
+            again.discard(run)
+        assert again.staged_runs() == []
+        assert store.load(other, staged.data_version, str) == "y"
 
     def test_versions_are_collected_beyond_as_many_as_are_kept(self, make: Make) -> None:
         """The newest stay; the current one whatever its age."""
@@ -333,6 +375,16 @@ def test_the_current_value_lies_where_people_look(tmp_path: Path) -> None:
     assert list((tmp_path / ".staged").iterdir()) == []
 
 
+def test_what_is_no_run_below_staged_is_passed_over(tmp_path: Path) -> None:
+    """A file of somebody else; and where there is no folder, nothing is staged."""
+    store = fr.LocalStore(tmp_path / "data")
+    store.stage(TARGET, 1, "x")
+    (tmp_path / "data" / ".staged" / ".DS_Store").touch()
+    assert store.staged_runs() == [1]
+    (tmp_path / "file").touch()
+    assert fr.LocalStore(tmp_path / "file").staged_runs() == []
+
+
 def test_the_current_file_stays_though_another_version_is_newer(tmp_path: Path) -> None:
     """As after a kill between the two renames of a publish, or one of times by somebody else."""
     store = fr.LocalStore(tmp_path, keep=1)
@@ -365,11 +417,115 @@ def test_pickle_is_used_only_when_asked_for_by_name(tmp_path: Path) -> None:
     assert store.load(TARGET, put(store, value), None) == value
 
 
+def test_dicts_with_other_keys_than_text_are_sorted_as_text() -> None:
+    """Equal dicts, equal bytes, in whatever order they were filled; as annotated they come back."""
+    found = [encode(value).data for value in ({10: "a", 2: "b"}, {2: "b", 10: "a"})]
+    assert found == [b'{"10":"a","2":"b"}'] * 2
+    colours = Enum("colours", {"red": "r"})
+    for key in (1.5, uuid.UUID(int=1), colours.red, datetime.datetime(2024, 1, 1, 12)):
+        stored = encode({key: 1})
+        annotation = dict[type(key), int]  # type: ignore[misc]  # as a project would write it out
+        assert decode(stored.suffix, stored.data, annotation) == {key: 1}
+        assert isinstance(next(iter(decode(stored.suffix, stored.data, None))), str)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({(1, 2): "x"}, "a dict in it has keys that are none of text, numbers, dates"),
+        ([{None: 1}], "a dict in it has keys that are none of text, numbers, dates"),
+        ({"a": {1: "x", "1": "y"}}, "two keys of one dict are the same in JSON"),
+    ],
+)
+def test_keys_that_json_cannot_have_are_refused(value: Any, said: str) -> None:
+    """In our words; nothing is dropped. With pickle they are stored as they are."""
+    with pytest.raises(StoreError, match=said):
+        encode(value)
+    assert decode(".pickle", encode(value, allow_pickle=True).data, None) == value
+    assert encode({1: "x"}, allow_pickle=True).suffix == ".pickle"
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (math.nan, "$"),
+        ({"b": None, "a": math.inf}, "$.a"),
+        ([1.0, [Point(1, -math.inf)]], "$[1][0].y"),
+        ({"r": Renamed(math.nan)}, "$.r.theValue"),
+        ((None, {1: math.nan}), "$[1].1"),
+        ([msgspec.Raw(b"null"), math.nan], "$[1]"),
+    ],
+)
+def test_a_number_that_json_does_not_have_is_refused_with_its_place(value: Any, place: str) -> None:
+    """No null in its place; with pickle it is stored as it is."""
+    with pytest.raises(StoreError, match=re.escape(f" at `{place}` cannot be stored")) as failed:
+        encode(value)
+    assert "return None for what is missing" in str(failed.value.hint)
+    if not isinstance(value, list) or not isinstance(value[0], msgspec.Raw):
+        assert encode(value, allow_pickle=True).suffix == ".pickle"
+
+
+def test_only_a_value_with_a_null_is_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For numbers that are none: the others cost nothing."""
+    looked: list[object] = []
+    monkeypatch.setattr("freshet.engine.stores.plain._check_finite", looked.append)
+    assert encode([1.5, {"a": "b"}, Point(1, 2)]).data == b'[1.5,{"a":"b"},{"x":1,"y":2}]'
+    assert looked == []
+    encode([None])
+    assert looked == [[None]]
+
+
 def test_a_store_that_cannot_be_written_says_where(tmp_path: Path) -> None:
-    """A file in the place of its folder: StoreError naming the path."""
-    (tmp_path / "data").write_text("in the way")
-    with pytest.raises(StoreError, match="cannot write"):
-        fr.LocalStore(tmp_path / "data").stage(TARGET, 1, "x")
+    """A file in the place of its folder: what is in the way, and what to do; the same each time."""
+    inside = tmp_path / "data"
+    inside.write_text("in the way")
+    stores: list[Store] = [
+        fr.LocalStore(inside),
+        fr.LocalStore(inside / "deeper"),
+        fr.SqliteStore(inside / "x.db"),
+        fr.DuckDBStore(inside / "x.duckdb"),
+    ]
+    for store in stores:
+        for _ in range(2):
+            with pytest.raises(StoreError, match="cannot write") as failed:
+                store.stage(TARGET, 1, "x")
+            assert failed.value.cause == f"{inside} is a file, and a folder is needed there"
+            store.discard(1)
+        assert (store.staged_runs(), list(store.versions(TARGET))) == ([], [])
+    assert inside.read_text() == "in the way"
+
+
+def test_a_folder_in_the_place_of_a_current_file_is_said(tmp_path: Path) -> None:
+    """Somebody made it: the publish names it."""
+    store, whole = fr.LocalStore(tmp_path), fr.AssetPartition("total")
+    (tmp_path / "total.txt").mkdir()
+    with pytest.raises(StoreError, match=r"cannot publish .*total\.txt") as failed:
+        put(store, "x", target=whole)
+    assert failed.value.cause == f"{tmp_path / 'total.txt'} is a folder, and a file is needed there"
+
+
+def test_a_folder_that_cannot_be_looked_at_is_an_error_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And as the disk is failing, an outage; of each method that looks."""
+    store = fr.LocalStore(tmp_path)
+    version = put(store, "x")
+
+    def failing(_: Path) -> Iterator[Path]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "iterdir", failing)
+    looks: list[Callable[[], object]] = [
+        lambda: store.has(TARGET, version),
+        lambda: store.versions(TARGET),
+        lambda: store.load(TARGET, version, str),
+        lambda: store.restore(TARGET, version),
+        lambda: store.collect(TARGET, END),
+    ]
+    for look in looks:
+        with pytest.raises(StoreError, match="cannot read") as failed:
+            look()
+        assert is_outage(failed.value)
 
 
 def test_a_reader_never_sees_a_torn_value_though_the_writer_is_killed(tmp_path: Path) -> None:
@@ -479,6 +635,53 @@ def test_the_current_values_are_asked_with_sql(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "values.db")) as looking:
         found = looking.execute('SELECT asset, "partition", content FROM current_values').fetchall()
     assert sorted(found) == [("a/b", "2024-01-01", b"[2]"), ("c", "", b"t")]
+
+
+def test_a_sqlite_file_that_another_has_locked_or_that_is_full_is_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not so what is no SQLite file: nobody but a person ends that. What was there stays."""
+    monkeypatch.setattr("freshet.engine.stores.sqlite.BUSY_S", 0.01)
+    path = tmp_path / "values.db"
+    store = fr.SqliteStore(path)
+    version = put(store, "x")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="cannot write in") as locked:
+            store.stage(TARGET, 2, "y")
+    store._connection().execute("PRAGMA max_page_count = 1")
+    with pytest.raises(StoreError, match="cannot write in") as full:
+        store.stage(TARGET, 2, "y" * 1_000_000)
+    assert [is_outage(one.value) for one in (locked, full)] == [True, True]
+    assert full.value.cause == "database or disk is full"
+    assert store.load(TARGET, version, str) == "x"
+    (tmp_path / "none.db").write_text("no database, but a text of some length")
+    with pytest.raises(StoreError) as none:
+        fr.SqliteStore(tmp_path / "none.db").stage(TARGET, 1, "x")
+    assert not is_outage(none.value)
+
+
+def test_a_duckdb_file_that_another_process_has_open_is_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not so what is no DuckDB file; and when the other has closed it, the value is stored."""
+    monkeypatch.setattr("freshet.engine.stores.duckdb.BUSY_S", 0.0)
+    path = tmp_path / "values.duckdb"
+    code = f"import duckdb; c = duckdb.connect({str(path)!r}); print(1, flush=True); input()"
+    store = fr.DuckDBStore(path)
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(StoreError, match="cannot write in") as locked:
+            store.stage(TARGET, 1, "x")
+        other.communicate(b"\n")
+    assert is_outage(locked.value)
+    assert store.load(TARGET, put(store, "x"), str) == "x"
+    (tmp_path / "none.duckdb").write_text("no database, but a text of some length" * 100)
+    with pytest.raises(StoreError) as none:
+        fr.DuckDBStore(tmp_path / "none.duckdb").stage(TARGET, 1, "x")
+    assert not is_outage(none.value)
 
 
 def test_of_two_who_publish_at_once_neither_undoes_the_other() -> None:

@@ -1,5 +1,6 @@
 """Versions: listed, rolled back to, kept for who reads them, and restored where people look."""
 
+import errno
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from freshet.engine.errors import StoreError
 from freshet.engine.events import Materialized, RolledBack, RunCancelled
 from freshet.engine.keys import AssetPartition
 from freshet.engine.readers import Readers
-from freshet.engine.rollback import Restorer, RollbackQuestion, roll_back
+from freshet.engine.rollback import Restorer, RollbackQuestion, held_roll_back, roll_back
 from freshet.engine.stores.store import Staged
 from tests.engine import Engine, engine
 from tests.test_cli import PATIENCE_S, Place
@@ -504,6 +505,145 @@ async def test_versions_that_cannot_be_collected_fail_no_run() -> None:
         await e.quiet()
         assert e.status("made").state == "fresh"
         assert await value(e, "made") == "made of 1"
+
+
+async def test_a_version_collected_while_the_rollback_waits_is_refused() -> None:
+    """A run that ends between the look and the record has collected it: it is looked for again."""
+
+    class Slow(fr.MemoryStore):
+        looked = 0
+
+        def has(self, target: AssetPartition, data_version: str) -> bool:
+            found = super().has(target, data_version)
+            self.looked += 1
+            if self.looked == 1:
+                asked.set()
+                assert go_on.wait(PATIENCE_S)
+            return found
+
+    asked, go_on = threading.Event(), threading.Event()
+    store, target = Slow(keep=2), AssetPartition("made")
+    refused: list[str] = []
+
+    async def ask() -> None:
+        with pytest.raises(fr.FreshetError) as failed:
+            await back(e, "made", first)
+        refused.append(failed.value.message)
+
+    async with engine(RAW, made, store=store) as e:
+        await e.change("raw", "1")
+        await e.quiet()
+        first = await data_version(e, "made")
+        await e.change("raw", "2")
+        await e.quiet()
+        assert store.versions(target)[-1].data_version == first
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await anyio.to_thread.run_sync(asked.wait)
+            for version in "34":
+                await e.change("raw", version)
+                await e.quiet()
+            assert first not in [one.data_version for one in store.versions(target)]
+            go_on.set()
+        assert refused == [f"version {first} of 'made' is not kept any more"]
+        assert not any(isinstance(r.event, RolledBack) for r in await e.history())
+
+
+async def test_what_is_busy_elsewhere_is_rolled_back_with_one_look_at_the_store() -> None:
+    """What is recorded of others in between is no reason to ask the store again."""
+
+    class Busy(fr.MemoryStore):
+        looked = 0
+
+        def has(self, target: AssetPartition, data_version: str) -> bool:
+            self.looked += 1
+            anyio.from_thread.run(e.change, "other", str(self.looked))
+            return super().has(target, data_version)
+
+    store = Busy()
+    async with engine(RAW, fr.source("other"), made, store=store) as e:
+        for version in "12":
+            await e.change("raw", version)
+            await e.quiet()
+        first = store.versions(AssetPartition("made"))[1].data_version
+        assert await back(e, "made", first) > 0
+        assert store.looked == 1
+
+
+async def test_what_is_rolled_back_is_held_until_it_is_restored() -> None:
+    """From before the look; let go when it is refused, and not while another restore is pending."""
+    held: list[bool] = []
+
+    class Watched(fr.MemoryStore):
+        def has(self, target: AssetPartition, data_version: str) -> bool:
+            held.append(target in e.loop.readers._held)
+            return super().has(target, data_version)
+
+    store, target = Watched(), AssetPartition("made")
+    async with engine(RAW, made, store=store) as e:
+        for version in "12":
+            await e.change("raw", version)
+            await e.quiet()
+        first = store.versions(target)[1].data_version
+        restorer = Restorer(e.view, e.stream, lambda: e.store, e.loop.readers)
+        e.loop.listeners.append(restorer.heed)
+
+        async def ask(version: str) -> None:
+            question = RollbackQuestion("made", version)
+            await held_roll_back(restorer, e.stream, lambda: e.view, e.store, question)
+
+        with pytest.raises(fr.FreshetError, match="no version"):
+            await ask("zz")
+        assert not e.loop.readers._held
+        await ask(first)
+        assert (held, e.loop.readers._held) == ([True], {target})
+        with pytest.raises(fr.FreshetError, match="no version"):
+            await ask("zz")
+        assert e.loop.readers._held == {target}
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(restorer.run)
+            with anyio.fail_after(PATIENCE_S):
+                while restorer._pending:
+                    await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+        assert not e.loop.readers._held
+
+
+@pytest.mark.parametrize("away", [True, False])
+async def test_a_restore_is_tried_again_while_the_store_is_away(
+    monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
+    """Held until then; what the store refuses for good is given up at once, and let go."""
+    monkeypatch.setattr("freshet.engine.rollback.AGAIN_S", 0.001)
+    tried: list[str] = []
+
+    class Away(fr.MemoryStore):
+        def restore(self, target: AssetPartition, data_version: str) -> None:
+            tried.append(data_version)
+            if len(tried) < 4:
+                assert target in e.loop.readers._held
+                error = OSError(errno.ENOSPC if away else errno.EACCES, "no")
+                raise StoreError("cannot restore") from error
+            super().restore(target, data_version)
+
+    store, target = Away(), AssetPartition("made")
+    async with engine(RAW, made, store=store) as e:
+        for version in "12":
+            await e.change("raw", version)
+            await e.quiet()
+        second, first = (one.data_version for one in store.versions(target))
+        restorer = Restorer(e.view, e.stream, lambda: e.store, e.loop.readers)
+        e.loop.listeners.append(restorer.heed)
+        await back(e, "made", first)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(restorer.run)
+            with anyio.fail_after(PATIENCE_S):
+                while restorer._pending:
+                    await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+        assert tried == [first] * (4 if away else 1)
+        assert store.versions(target)[0].data_version == (first if away else second)
+        assert not e.loop.readers._held
 
 
 @pytest.mark.parametrize("fails", [False, True])

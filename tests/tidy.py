@@ -138,6 +138,7 @@ LAYERS = (
             "engine.sqlite",
             "engine.stores.store",
             "engine.stores.outages",
+            "engine.stores.plain",
             "engine.stores.formats",
             "engine.stores.landing",
             "engine.stores.payloads",

@@ -33,6 +33,22 @@ def read(
     return formats.decode(found.suffix, found.data, annotation)
 
 
+def in_the_way(what: str, path: Path) -> StoreError:
+    """Of a folder where a file should be, or a file where a folder should be."""
+    for above in reversed(path.parents):
+        if above.exists() and not above.is_dir():
+            return StoreError(
+                f"cannot {what} {path}",
+                cause=f"{above} is a file, and a folder is needed there",
+                hint="move the file away, or give the store another folder",
+            )
+    return StoreError(
+        f"cannot {what} {path}",
+        cause=f"{path} is a folder, and a file is needed there",
+        hint="move the folder away, or give the store another path",
+    )
+
+
 def not_staged(staged: Staged) -> StoreError:
     """Of a value that is to be published."""
     return StoreError(

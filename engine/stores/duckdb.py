@@ -3,14 +3,16 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, Literal
 
 from freshet.engine.errors import DefinitionError, StoreError
 from freshet.engine.keys import AssetPartition
+from freshet.engine.stores.blobs import in_the_way
 from freshet.engine.stores.formats import Encoded, Format, Formats
+from freshet.engine.stores.outages import DUCKDB_LOCKED
 from freshet.engine.stores.retention import KEEP_VERSIONS, retention
 from freshet.engine.stores.rows import TABLES, RowStore, Session
 
@@ -58,14 +60,17 @@ class DuckDBStore(RowStore):
                         yield _Said(connection)
                         connection.commit()
                     except BaseException:
-                        connection.rollback()
+                        with suppress(self._duckdb.Error):  # a full disk has done so already
+                            connection.rollback()
                         raise
+            except (FileExistsError, NotADirectoryError) as error:
+                raise in_the_way(what, self.path) from error
             except (self._duckdb.Error, OSError) as error:
                 raise StoreError(
                     f"cannot {what} in {self.path}",
                     cause=str(error).partition("\n")[0],
-                    hint="see that no other process has it open for long, and check the folder's"
-                    " permissions and the space on its disk",
+                    hint="see that no other process has it open for long, that it is a DuckDB file,"
+                    " and check the folder's permissions and the space on its disk",
                 ) from error
 
     def _opened(self) -> Any:
@@ -76,7 +81,7 @@ class DuckDBStore(RowStore):
                 found = self._duckdb.connect(str(self.path))
                 break
             except self._duckdb.IOException as error:
-                if "lock" not in str(error) or time.monotonic() > until:
+                if DUCKDB_LOCKED not in str(error) or time.monotonic() > until:
                     raise
             time.sleep(PAUSE_S)
         if not self._is_made:

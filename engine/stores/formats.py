@@ -15,6 +15,7 @@ from freshet.engine.errors import DefinitionError, StoreError
 from freshet.engine.metadata import Table
 from freshet.engine.schemas import text_of
 from freshet.engine.specs import Plain
+from freshet.engine.stores.plain import encode_json
 
 OURS = (".bin", ".txt", ".json", ".parquet", ".pickle")
 """Suffixes of what is stored without a format of the user's own."""
@@ -123,10 +124,12 @@ def encode(value: Any, *, allow_pickle: bool = False) -> Encoded:
     if package is not None:
         return _encode_table(package, value)
     try:
-        return Encoded(".json", msgspec.json.encode(value, order="deterministic"))
-    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        return Encoded(".json", encode_json(value, as_text=not allow_pickle))
+    except (StoreError, TypeError, ValueError, RecursionError, OverflowError) as error:
         if allow_pickle:
             return Encoded(".pickle", pickle.dumps(value, protocol=5))
+        if isinstance(error, StoreError):
+            raise
         raise StoreError(
             f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot be stored",
             cause=str(error),

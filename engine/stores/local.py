@@ -7,6 +7,7 @@ data/.versions/delays/2013-01-05/4f2a….json   published versions, never change
 data/.staged/212/…                         what run 212 has written and not yet published
 """
 
+import errno
 import os
 import shutil
 import threading
@@ -16,9 +17,9 @@ from typing import Any, Literal
 
 from freshet.engine.errors import StoreError
 from freshet.engine.keys import AssetPartition
-from freshet.engine.stores.blobs import not_kept, not_staged, staged_of, version_of
+from freshet.engine.stores.blobs import in_the_way, not_kept, not_staged, staged_of, version_of
 from freshet.engine.stores.formats import Format, Formats
-from freshet.engine.stores.names import folder_of, quoted
+from freshet.engine.stores.names import folder_of, quoted, runs_of
 from freshet.engine.stores.retention import KEEP_VERSIONS, now_us, retention
 from freshet.engine.stores.store import Staged, StoredVersion
 
@@ -101,6 +102,15 @@ class LocalStore:
         """Forget what the run staged."""
         shutil.rmtree(self.root / ".staged" / str(run), ignore_errors=True)
 
+    def staged_runs(self) -> list[int]:
+        """The runs that have a folder below `.staged`."""
+        try:
+            return runs_of(os.listdir(self.root / ".staged"))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise _failed("read", self.root / ".staged", error) from error
+
     def load(self, target: AssetPartition, data_version: str, annotation: Any) -> Any:
         """The value of exactly this version; annotated as Path, the file itself, to be
         read only.
@@ -158,8 +168,11 @@ class LocalStore:
             versions = self.versions(target)
             for one in self._retention.collectable(versions, before_us, now_us()):
                 path = self._find(target, one.data_version)
-                if path is not None:
-                    path.unlink(missing_ok=True)
+                try:
+                    if path is not None:
+                        path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise _failed("remove", path or self.root, error) from error
 
     def current(self, target: AssetPartition) -> Path | None:
         """The file people look at: the last published value, or None."""
@@ -251,6 +264,8 @@ def _files(folder: Path) -> list[Path]:
         ]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise _failed("read", folder, error) from error
 
 
 def _sync(folder: Path) -> None:
@@ -262,6 +277,8 @@ def _sync(folder: Path) -> None:
 
 
 def _failed(what: str, path: Path, error: OSError) -> StoreError:
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        return in_the_way(what, Path(error.filename2 or path))
     return StoreError(
         f"cannot {what} {path}",
         cause=error.strerror or str(error),

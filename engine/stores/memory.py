@@ -74,6 +74,11 @@ class MemoryStore:
         with self._lock:
             self._staged.pop(run, None)
 
+    def staged_runs(self) -> list[int]:
+        """The runs of which something is staged."""
+        with self._lock:
+            return sorted(self._staged)
+
     def load(self, target: AssetPartition, data_version: str, annotation: Any) -> Any:
         """The value of exactly this version."""
         with self._lock:

@@ -1,5 +1,6 @@
 """Names of asset partitions as files and objects: one to one, whatever is in a key."""
 
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
@@ -23,3 +24,8 @@ def quoted(partition: str) -> str:
     name = quote(partition, safe=SAFE, errors="surrogatepass")
     name = name.replace(".", "%2E") if name.startswith(".") else name
     return name
+
+
+def runs_of(names: Iterable[str]) -> list[int]:
+    """The runs of which there are folders of these names, in order; other names are not ours."""
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())

@@ -10,7 +10,7 @@ from freshet.engine.errors import FreshetError, StoreError
 from freshet.engine.keys import AssetPartition
 from freshet.engine.stores.blobs import not_kept, not_staged, read, staged_of
 from freshet.engine.stores.formats import Encoded, Format, Formats
-from freshet.engine.stores.names import folder_of
+from freshet.engine.stores.names import folder_of, runs_of
 from freshet.engine.stores.retention import KEEP_VERSIONS, next_us, now_us, retention
 from freshet.engine.stores.store import Staged, StoredVersion
 from freshet.sensors.object_store import Access, imported
@@ -119,6 +119,11 @@ class ObjectStore:
     def discard(self, run: int) -> None:
         """Delete what the run staged."""
         self._delete_below(f"staged/{run}")
+
+    def staged_runs(self) -> list[int]:
+        """The runs of which there are objects below `staged`."""
+        found = self._ask("list_with_delimiter", "staged")["common_prefixes"]
+        return runs_of(prefix.rstrip("/").rpartition("/")[2] for prefix in found)
 
     def load(self, target: AssetPartition, data_version: str, annotation: Any) -> Any:
         """The value of exactly this version."""
@@ -253,7 +258,7 @@ class ObjectStore:
                 cause=self._access.without_secrets(error),
                 hint="see that the bucket is there, and that store= leads to it with the right to"
                 " read, write, list and delete",
-            ) from None
+            ) from _outage(error)
 
     def _lock(self, target: AssetPartition) -> threading.Lock:
         return self._locks[hash(target) % LOCKS]
@@ -264,6 +269,15 @@ class ObjectStore:
     def _not_kept(self, target: AssetPartition, data_version: str) -> StoreError:
         cause = f"the newest {self._retention.keep} versions are kept"
         return not_kept(target, data_version, self._access.url, cause)
+
+
+def _outage(error: BaseException) -> ConnectionError | None:
+    """That the storage cannot be reached, or is out of order, where its client says so; without the
+    words of the client, which may hold more than is good.
+    """
+    if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ == "GenericError":
+        return ConnectionError("the object storage cannot be reached")
+    return None
 
 
 def _stated(found: Manifest, entry: _Entry) -> Manifest:

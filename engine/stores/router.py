@@ -39,6 +39,9 @@ class Router:
         for store in self._all():
             store.discard(run)
 
+    def staged_runs(self) -> list[int]:
+        return sorted({run for store in self._all() for run in store.staged_runs()})
+
     def load(self, target: AssetPartition, data_version: str, annotation: Any) -> Any:
         return self.store_of(target.asset).load(target, data_version, annotation)
 

@@ -111,6 +111,16 @@ class RowStore(ABC):
         with self._session("discard") as session:
             session.ask(f"DELETE FROM {self._staged} WHERE run = ?", run)
 
+    def staged_runs(self) -> list[int]:
+        """The runs of which there are staged rows."""
+        if not self.path.exists():
+            return []
+        with self._session("read") as session:
+            return [
+                run
+                for (run,) in session.ask(f"SELECT DISTINCT run FROM {self._staged} ORDER BY run")
+            ]
+
     def load(self, target: AssetPartition, data_version: str, annotation: Any) -> Any:
         """The value of exactly this version."""
         found = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from freshet.engine.errors import StoreError
+from freshet.engine.stores.blobs import in_the_way
 from freshet.engine.stores.formats import Format, Formats
 from freshet.engine.stores.retention import KEEP_VERSIONS, retention
 from freshet.engine.stores.rows import TABLES, RowStore, Session
@@ -55,8 +56,11 @@ class SqliteStore(RowStore):
                     yield _Said(connection)
                     connection.execute("COMMIT")
                 except BaseException:
-                    connection.execute("ROLLBACK")
+                    if connection.in_transaction:  # a full disk has rolled it back already
+                        connection.execute("ROLLBACK")
                     raise
+            except (FileExistsError, NotADirectoryError) as error:
+                raise in_the_way(what, self.path) from error
             except (sqlite3.Error, OSError) as error:
                 raise StoreError(
                     f"cannot {what} in {self.path}",

@@ -67,6 +67,10 @@ class Store(Protocol):
         """Forget what the run staged and did not publish; no error when there is nothing."""
         ...
 
+    def staged_runs(self) -> list[int]:
+        """The runs, in order, of which something is staged, by this process or an earlier one."""
+        ...
+
     def load(self, target: AssetPartition, data_version: str, annotation: Any) -> Any:
         """The value of exactly this version, in the form the annotation asks for."""
         ...
