@@ -91,7 +91,7 @@ class Command:
             own["output"] = str(folder / f"output{self._output}")
         told = self._run(own, named, around)
         output = Path(own.get("output", ""))
-        written = bool(self._output) and output.is_file()
+        written = bool(self._output) and self._has_written(output)
         if written and told.data_version is not None:
             raise Rejected(
                 "value",
@@ -103,6 +103,16 @@ class Command:
             metadata=told.metadata,
             data_version=told.data_version,
         )
+
+    def _has_written(self, output: Path) -> bool:
+        """Is there an output? Raises Rejected for what is there and no file of its own."""
+        if not os.path.lexists(output):
+            return False
+        if output.is_file() and not output.is_symlink():
+            return True
+        link, folder = output.is_symlink(), output.is_dir()
+        what = "a symbolic link" if link else "a folder" if folder else "something else"
+        raise Rejected("value", f"{self._said} wrote {what}, not a file, at FRESHET_OUTPUT")
 
     def _run(self, own: dict[str, str], named: Mapping[str, str], around: Surroundings) -> Report:
         heard, tell = os.pipe()

@@ -25,6 +25,10 @@ class Definitions(msgspec.Struct, frozen=True):
     """From where another process can load the project; empty: nobody knows."""
     digest: str = ""
     """Of the graph."""
+    code: str = ""
+    """Of the files they were loaded from; empty: nobody knows."""
+    generation: int = 0
+    """Different for each project that was loaded, be it from the same files."""
 
     def checks_of(self, assets: Iterable[AssetKey]) -> Mapping[AssetKey, Sequence[Check]]:
         """The checks of these assets; empty if there are none."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import count
 
 from freshet.engine.assets import Asset, Source
 from freshet.engine.checks import Check, checks_by_asset
@@ -33,6 +34,8 @@ DEFAULT_SLOTS = 8
 """Runs alive at once unless the project says otherwise: some overlap of I/O without swamping a
 laptop.
 """
+
+_generations = count(1)
 
 
 class Project:
@@ -111,6 +114,7 @@ class Project:
         self.on_removed = on_removed
         self.code = ""
         """A digest of the files it was loaded from, if that is known."""
+        self.generation = next(_generations)
         self.processes = processes
         self.origin = origin
         self._check_sensors()
@@ -128,6 +132,8 @@ class Project:
             self.resources,
             self.origin,
             self.graph.digest,
+            self.code,
+            self.generation,
         )
 
     def _check_resources(self, names: Collection[str]) -> None:

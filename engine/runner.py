@@ -299,12 +299,17 @@ class Runner:
 
     async def _in_process(self, work: Work, timeout: float | None) -> list[AnyEvent] | Failed:
         """As in a thread, but that the function is called in a worker process, which can be killed
-        with all it has started. Raises Rejected when there is no worker to be had.
+        with all it has started. Raises Rejected when there is no worker to be had for the
+        definitions that the order was launched with.
         """
         pool, around, found = self.workshop.pool, AROUND.get(), self.definitions
         if pool is None or around is None or not found.origin:
             raise Rejected("error", "there are no worker processes here")
-        async with pool.worker(found.origin, found.digest) as worker:
+        present = found.assets.get(work.order.spec.key)
+        if work.store is not found.store or work.asset is not present:
+            said = "other definitions were loaded before it had a worker process"
+            raise Rejected("infrastructure", said, passing=True)
+        async with pool.worker(found) as worker:
             return await in_thread(
                 lambda permit: self._through(worker, work, around, permit),
                 timeout,

@@ -69,7 +69,7 @@ def _parts(target: str) -> tuple[str, str]:
 def _project_of(module: ModuleType, path: str, name: str) -> Project:
     project = _find(module, path, name)
     if not project.origin:
-        place = str(Path(path).resolve()) if path.endswith(".py") else path
+        place = str(Path(path).absolute()) if path.endswith(".py") else path
         project.origin = f"{place}:{name}" if name else place
     return project
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ from freshet.engine.daemon import daemon
 from freshet.engine.events import AnyEvent, Recorded, RunFailed, SourceChanged
 from freshet.engine.project import Project
 from freshet.engine.running import Daemon
-from freshet.engine.target import load_project
+from freshet.engine.target import load_project, reload_project
 
 PATIENCE_S = 60
 """Bound on waits for other processes that take a second when nothing is wrong."""
@@ -60,9 +61,10 @@ class Works:
 async def at_work(
     folder: Path, text: str, clock: Callable[[], int] | None = None
 ) -> AsyncIterator[Works]:
-    """A daemon on the project in `text`, stopped at the end of the block."""
+    """A daemon on the project in `text`, which it can reload, stopped at the end of the block."""
     project = project_in(folder, text)
-    async with daemon(project, folder / "state", clock=clock) as running:
+    load = partial(reload_project, project.origin)
+    async with daemon(project, folder / "state", clock=clock, load=load) as running:
         yield Works(running)
         running.stop("done")
 

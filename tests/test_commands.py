@@ -9,7 +9,10 @@ import anyio
 import pytest
 
 import freshet as fr
+from freshet.engine import secrets
 from freshet.engine.events import Materialized, RunCancelled
+from freshet.engine.executors.children import LAST_BYTES
+from freshet.engine.executors.invoke import MAX_DETAIL_CHARS
 from freshet.testing import simulate
 from tests.processes import at_work, number_in, project_in, wait_until_gone
 from tests.test_cli import Place
@@ -165,6 +168,11 @@ def one(words: list[str], extra: str = 'deps=["raw"]', store: str = "fr.MemorySt
             "value",
             "do one of the two",
         ),
+        (["mkdir", "{output}"], "value", "'mkdir' wrote a folder, not a file"),
+        (["mkfifo", "{output}"], "value", "'mkfifo' wrote something else, not a file"),
+        (["ln", "-s", "/etc/hosts", "{output}"], "value", "'ln' wrote a symbolic link, not a file"),
+        (["ln", "-s", "/", "{output}"], "value", "'ln' wrote a symbolic link, not a file"),
+        (["ln", "-s", "gone", "{output}"], "value", "'ln' wrote a symbolic link, not a file"),
     ],
 )
 async def test_what_goes_wrong_is_said(
@@ -178,6 +186,44 @@ async def test_what_goes_wrong_is_said(
         assert said in failed.error
         if "rows" in said:
             assert failed.detail == "no\nrows"
+
+
+CANARY = "c4nary of sixteen characters and more"
+
+
+@pytest.mark.parametrize("before", [0, MAX_DETAIL_CHARS - 60, LAST_BYTES - 60, LAST_BYTES + 9])
+@pytest.mark.parametrize("end", ["", "\n"])
+async def test_no_secret_is_recorded_of_what_a_command_said(
+    before: int, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever what it said is cut, be it within a secret."""
+    monkeypatch.setattr(secrets, "_known", {})
+    secrets.conceal(CANARY)
+    (tmp_path / "said").write_text(f"{CANARY}{end}{'x' * before}{CANARY}\n")
+    words = ["sh", "-c", f"cat {tmp_path}/said >&2; exit 3"]
+    async with at_work(tmp_path, one(words)) as works:
+        await works.change("1")
+        await works.ended(1)
+        (failed,) = await works.failures()
+    assert failed.detail.endswith("***")
+    said = failed.error + failed.detail
+    assert [piece for piece in CANARY.split() if piece in said] == []
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+async def test_half_a_secret_is_not_recorded_if_all_a_command_said_was_secret(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "".join(chr(ord("a") + number % 26) for number in range(LAST_BYTES // 8 - 100))
+    monkeypatch.setattr(secrets, "_known", {})
+    secrets.conceal(secret)
+    (tmp_path / "said").write_text(f"{secret}{end}" * 20 + "\n")
+    words = ["sh", "-c", f"cat {tmp_path}/said >&2; exit 3"]
+    async with at_work(tmp_path, one(words)) as works:
+        await works.change("1")
+        await works.ended(1)
+        (failed,) = await works.failures()
+    assert set(failed.detail) == {"*", *end}
 
 
 async def test_what_it_is_given_and_what_it_makes(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Worker processes: the same as threads, but for that they can be killed, and die alone."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import msgspec
@@ -13,9 +15,10 @@ import freshet as fr
 from freshet.engine.daemon import daemon
 from freshet.engine.events import Materialized, RunCancelled, RunFailed, RunSucceeded, SourceChanged
 from freshet.engine.executors import pool
+from freshet.engine.orders import Order
 from freshet.engine.runlogs import read_log
 from freshet.testing import simulate
-from tests.processes import at_work, is_alive, number_in, project_in, wait_until_gone
+from tests.processes import Works, at_work, is_alive, number_in, project_in, wait_until_gone
 from tests.test_cli import Place
 
 pytestmark = pytest.mark.anyio
@@ -390,6 +393,131 @@ async def test_a_project_whose_file_changed_meanwhile_is_not_mixed_with_the_one_
             await works.ended(works.running.view.runs.counts["failed"] + 1)
         path.write_text(text)
         await works.until((tmp_path / "data" / "here.json").exists)
+
+
+HELPED = """
+import os
+import HELPER
+from pathlib import Path
+raw = fr.source("raw")
+
+@fr.asset(code_version="1", executor="process")
+def far(raw: str) -> str:
+    Path(FOLDER, "pid").write_text(f"{os.getpid()}\\n")
+    return f"{HELPER.WORD} {raw}"
+
+@fr.asset(code_version="1")
+def near(raw: str) -> str:
+    return f"{HELPER.WORD} {raw}"
+
+project = fr.Project([raw, far, near],
+    store=fr.SqliteStore(FOLDER + "/" + Path(FOLDER, "where").read_text()))
+"""
+
+
+def helped(folder: Path) -> tuple[str, Path]:
+    """A project that says a word of another module; where its values lie, a file says."""
+    name = f"helper_{uuid4().hex}"
+    (folder / "where").write_text("a.db")
+    helper = folder / f"{name}.py"
+    helper.write_text('WORD = "old"')
+    return HELPED.replace("HELPER", name), helper
+
+
+async def said(works: Works, *names: str) -> list[object]:
+    """The values of these assets as they are now."""
+    store = works.loop.definitions.store
+    made = {e.asset: e.data_version for e in await works.events() if isinstance(e, Materialized)}
+    return [store.load(fr.AssetPartition(name), made[name], str) for name in names]
+
+
+async def test_after_a_reload_processes_run_the_same_code_as_threads(tmp_path: Path) -> None:
+    """Also if only a helper has changed, of which the definitions say nothing; no worker from
+    before is used again.
+    """
+    text, helper = helped(tmp_path)
+    async with at_work(tmp_path, text) as works:
+        await works.change("1")
+        await works.ended(2)
+        before = number_in(tmp_path / "pid")
+        assert await said(works, "far", "near") == ["old 1", "old 1"]
+        helper.write_text('WORD = "new"')  # as long as before, and within the same second
+        await works.running.reload()
+        await works.change("2")
+        await works.ended(4)
+        assert await said(works, "far", "near") == ["new 2", "new 2"]
+        assert not is_alive(before)
+        assert await works.failures() == []
+
+
+async def test_after_a_reload_processes_use_the_store_that_the_daemon_does(
+    tmp_path: Path,
+) -> None:
+    """Also if no file of the code has changed, but something that it reads."""
+    text, _ = helped(tmp_path)
+    async with at_work(tmp_path, text) as works:
+        await works.change("1")
+        await works.ended(2)
+        (tmp_path / "where").write_text("b.db")
+        await works.running.reload()
+        await works.change("2")
+        await works.ended(4)
+        assert await said(works, "far", "near") == ["old 2", "old 2"]
+        assert await works.failures() == []
+
+
+async def test_a_helper_that_changed_meanwhile_is_not_mixed_with_the_one_loaded(
+    tmp_path: Path,
+) -> None:
+    """By a worker that takes the place of one that died; after a reload all goes on."""
+    text, helper = helped(tmp_path)
+    async with at_work(tmp_path, text) as works:
+        await works.change("1")
+        await works.ended(2)
+        helper.write_text('WORD = "new"')
+        await works.change("2")
+        await works.ended(4)
+        assert await said(works, "far", "near") == ["old 2"] * 2  # by the worker that there was
+        workers = works.loop.runner.workshop.pool
+        assert workers is not None
+        os.kill(number_in(tmp_path / "pid"), signal.SIGKILL)
+        await works.until(lambda: not any(one.is_alive for one in workers._idle))
+        await works.change("3")
+        counts = works.running.view.runs.counts
+        await works.until(lambda: counts["succeeded"] >= 5 and counts["failed"] >= 1)
+        assert await said(works, "near") == ["old 3"]
+        failed = (await works.failures())[0]
+        assert (failed.kind, failed.passing) == ("infrastructure", True)
+        assert "have changed since the daemon loaded them" in failed.error
+        await works.running.reload()
+        await works.until(lambda: counts["succeeded"] >= 6)
+        assert await said(works, "far") == ["new 3"]
+
+
+async def test_an_order_is_not_carried_out_with_other_definitions_than_it_was_launched_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If those come before it has a worker, it is tried again."""
+    async with at_work(tmp_path, PIDS) as works:
+        await works.change("1")
+        await works.loop.quiet()
+        runner = works.loop.runner
+        launch = runner.launch
+        others = msgspec.structs.replace(
+            runner.definitions, store=fr.LocalStore(tmp_path / "other"), generation=0
+        )
+
+        def launched(order: Order) -> None:
+            launch(order)
+            runner.use(others, 1)
+
+        monkeypatch.setattr(runner, "launch", launched)
+        await works.change("2")
+        await works.ended(5)
+        failed = (await works.failures())[0]
+        assert (failed.kind, failed.passing) == ("infrastructure", True)
+        assert failed.error == "other definitions were loaded before it had a worker process"
+        assert failed.retry_at is not None
 
 
 def test_a_simulation_calls_them_inline(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+from freshet.engine.executors.invoke import readable
+from freshet.engine.secrets import SHOWN
+
 FOLDER = "children"
 """Inside the state folder."""
 
@@ -30,8 +33,10 @@ LOOK_S = 0.05
 CHUNK_BYTES = 64 * 1024
 """Read at once of what a child says: as much as a pipe holds."""
 
-LAST_BYTES = 4096
-"""Of stderr, kept to say why a child failed."""
+LAST_BYTES = 64 * 1024
+"""Of stderr, kept to say why a child failed: far more than is said, as secrets are taken out
+first.
+"""
 
 Heard = Callable[[bytes], None]
 
@@ -78,6 +83,7 @@ class Child:
             self._note.write_text(f"{self.pid} {_started(self.pid)}")
         self._selector = selectors.DefaultSelector()
         self._last = bytearray()
+        self._is_cut = False
         out, err = self._process.stdout, self._process.stderr
         assert out is not None
         assert err is not None
@@ -111,8 +117,12 @@ class Child:
         return True
 
     def last_words(self, most: int) -> str:
-        """The end of what it said on stderr, in characters."""
-        return self._last.decode("utf-8", "replace").strip()[-most:]
+        """The end of what it said on stderr, in characters, without secrets."""
+        text = readable(self._last.decode("utf-8", "replace")).strip()
+        if self._is_cut:  # it may begin in the middle of a secret
+            _, _, rest = text.partition("\n")
+            text = rest or text[max(text.find(SHOWN), 0) :]
+        return text[-most:]
 
     def kill(self) -> None:
         """End it and all in its group, at once. Safe at any time, from any thread."""
@@ -144,6 +154,7 @@ class Child:
 
     def _complain(self, data: bytes, told: Heard) -> None:
         self._last += data
+        self._is_cut |= len(self._last) > LAST_BYTES
         del self._last[:-LAST_BYTES]
         told(data)
 

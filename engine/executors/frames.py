@@ -25,12 +25,13 @@ HEADER = struct.Struct("!Q")
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """First to a worker: the project it is to load, the digest its graph must have, and where
-    modules are looked for.
+    """First to a worker: the project it is to load, the digests that its graph and its files must
+    have (the latter empty if nobody knows), and where modules are looked for.
     """
 
     origin: str
     digest: str
+    code: str
     path: tuple[str, ...]
 
 

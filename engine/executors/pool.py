@@ -18,6 +18,7 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 
+from freshet.engine.definitions import Definitions
 from freshet.engine.errors import DefinitionError, FreshetError
 from freshet.engine.executors.children import Child, ending
 from freshet.engine.executors.frames import (
@@ -79,8 +80,8 @@ class Worker:
     load the project.
     """
 
-    def __init__(self, origin: str, digest: str, folder: Path | None) -> None:
-        self.made_for = (origin, digest)
+    def __init__(self, found: Definitions, folder: Path | None) -> None:
+        self.generation = found.generation
         self.idle_since = 0.0
         self._frames = Frames()
         self._told: deque[Told] = deque()
@@ -103,7 +104,7 @@ class Worker:
         finally:
             for descriptor in (asked, tell, home):
                 os.close(descriptor)
-        self._load(Setup(origin, digest, tuple(sys.path)))
+        self._load(Setup(found.origin, found.digest, found.code, tuple(sys.path)))
 
     def do(self, work: Work) -> Answer:
         """Have it done: what it made, or how it failed, be it that it died. In a worker thread."""
@@ -176,14 +177,14 @@ class Pool:
         self._starter = ThreadPoolExecutor(1, "freshet workers")
 
     @asynccontextmanager
-    async def worker(self, origin: str, digest: str) -> AsyncIterator[Worker]:
-        """A worker of one's own that has loaded the project; waits until there is room. Raises
-        Rejected when there can be none.
+    async def worker(self, wanted: Definitions) -> AsyncIterator[Worker]:
+        """A worker of one's own that was started for these definitions; waits until there is room.
+        Raises Rejected when there can be none.
         """
         async with self._room:
-            found = await self._found((origin, digest))
+            found = await self._found(wanted.generation)
             if found is None:
-                found = await anyio.to_thread.run_sync(self._start, origin, digest)
+                found = await anyio.to_thread.run_sync(self._start, wanted)
             try:
                 yield found
             finally:
@@ -211,18 +212,20 @@ class Pool:
             await anyio.to_thread.run_sync(self._idle.pop().end)
         self._starter.shutdown(wait=False)
 
-    async def _found(self, wanted: tuple[str, str]) -> Worker | None:
-        """One that is idle; those that are dead, or have loaded another project, are ended."""
+    async def _found(self, generation: int) -> Worker | None:
+        """One that is idle; those that are dead, or were started for other definitions, are ended:
+        of what an equal graph does not tell, such as helpers and stores, they may have another.
+        """
         while self._idle:
             worker = self._idle.pop()
-            if worker.is_alive and worker.made_for == wanted:
+            if worker.is_alive and worker.generation == generation:
                 return worker
             await anyio.to_thread.run_sync(worker.end)
         return None
 
-    def _start(self, origin: str, digest: str) -> Worker:
+    def _start(self, wanted: Definitions) -> Worker:
         try:
-            return self._starter.submit(Worker, origin, digest, self._folder).result()
+            return self._starter.submit(Worker, wanted, self._folder).result()
         except OSError as error:
             raise _unready(f"a worker process cannot be started: {error}") from error
 

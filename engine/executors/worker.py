@@ -43,7 +43,7 @@ from freshet.engine.project import Project
 from freshet.engine.publishing import Draft, audit_inline
 from freshet.engine.resources import Resource
 from freshet.engine.runlogs import SINK, Stream, spoken
-from freshet.engine.target import load_project
+from freshet.engine.target import reload_project
 from freshet.engine.work import Work, check_lent
 from freshet.projections.catalog import Version
 
@@ -114,18 +114,23 @@ def main() -> NoReturn:
 
 def _load(setup: Setup, post: Post) -> Project:
     try:
-        project = load_project(setup.origin)
+        # Anew: a bytecode cache misses an edit within the same second.
+        project = reload_project(setup.origin)
     except FreshetError as error:
         post.send(Ready(f"a worker process cannot load the project: {error}"))
     else:
-        if project.graph.digest == setup.digest:
+        wanted = (setup.digest, setup.code)
+        # Of a project that nobody has loaded from a target, the graph is all there is to compare.
+        found = (project.graph.digest, project.code if setup.code else "")
+        if found == wanted:
             post.send(Ready())
             return project
+        was, now = next((a, b) for a, b in zip(wanted, found, strict=True) if a != b)
         post.send(
             Ready(
-                f"the files of '{setup.origin}' have changed since the daemon loaded them: its"
-                f" digest was {setup.digest[:8]}, and is {project.graph.digest[:8]}; start the"
-                " daemon anew"
+                f"the files of '{setup.origin}' have changed since the daemon loaded them: their"
+                f" digest was {was[:8]}, and is {now[:8]}; `freshet reload`, or start the daemon"
+                " anew"
             )
         )
     post.next()  # until the daemon ends us
