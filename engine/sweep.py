@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -112,6 +113,9 @@ def _made(view: View) -> Iterator[AssetPartition]:
 
 
 def _lost(store: Store, versions: dict[AssetPartition, Version]) -> dict[AssetPartition, Version]:
+    if _is_bare(store):
+        log.warning("the folder of the store is empty: is its volume mounted?")
+        return {}
     try:
         return {
             name: version
@@ -121,6 +125,14 @@ def _lost(store: Store, versions: dict[AssetPartition, Version]) -> dict[AssetPa
     except (StoreError, OSError) as error:
         log.warning("cannot look into the store", error=str(error))
         return {}  # what cannot be looked at is not gone
+
+
+def _is_bare(store: Store) -> bool:
+    """A folder that is there and empty is what a mount point looks like without its volume; one
+    that somebody deleted is not there.
+    """
+    root = getattr(store, "root", None)
+    return isinstance(root, Path) and root.is_dir() and not any(root.iterdir())
 
 
 async def _withdraw(view: View, stream: EventStream, lost: dict[AssetPartition, Version]) -> int:

@@ -133,6 +133,19 @@ async def test_a_store_that_cannot_be_looked_at_has_lost_nothing(
         assert [r for r in await under_test.history(at) if isinstance(r.event, RunStarted)] == []
 
 
+async def test_a_volume_that_is_not_mounted_has_lost_nothing(tmp_path: Path) -> None:
+    async with engine(SOURCE, made) as under_test:
+        place = Place(under_test, tmp_path / "volume")
+        await under_test.change("s@a", "1")
+        await under_test.quiet()
+        (tmp_path / "volume").rename(tmp_path / "unmounted")
+        (tmp_path / "volume").mkdir()
+        assert await place.sweep() == 0
+        (tmp_path / "volume").rmdir()
+        (tmp_path / "unmounted").rename(tmp_path / "volume")
+        assert await place.sweep() == 0
+
+
 async def test_a_daemon_makes_again_what_was_deleted_while_it_was_down(tmp_path: Path) -> None:
     place = await began(tmp_path)
     await place.finish()
