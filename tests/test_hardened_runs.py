@@ -1,6 +1,8 @@
 """What runs and stores do at their worst, and what must not follow from it."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +291,16 @@ def test_slips_in_an_asset_are_told_in_its_own_words(options: Any) -> None:
         def made() -> None: ...
 
     assert caught.value.hint
+
+
+def test_a_process_ends_though_something_does_not_let_itself_be_cancelled() -> None:
+    script = "\n".join(
+        [
+            "import time",
+            "from freshet.engine.cli.run import _leave_after",
+            "_leave_after(0.2)",
+            "while True: time.sleep(1)",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
+    assert done.returncode == 0
