@@ -5,17 +5,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 import freshet as fr
 from freshet.engine import events as e
 from freshet.engine.keys import AssetPartition
 from freshet.engine.partitions import Static
-from freshet.engine.parts import FailureKind
+from freshet.engine.parts import FailureKind, Target
 from freshet.engine.specs import AssetSpec, CheckSpec, Dependency
 from freshet.projections.answers import status_report
 from freshet.projections.circuits import NO_VERDICT
 from freshet.projections.forecast import forecast
+from freshet.projections.view import View
 from freshet.testing import simulate
 from tests.engine import engine
 from tests.test_cli import Place
@@ -333,3 +335,27 @@ def test_a_multi_asset_is_held_back_as_a_whole() -> None:
         sim.materialize("right@12")
         sim.advance("1s")
         assert sim.runs()[-1].partitions == ("12", "12")
+
+
+def test_a_success_of_the_code_before_says_nothing_of_the_code_now() -> None:
+    view = View()
+
+    def say(event: e.AnyEvent) -> int:
+        position = view.position + 1
+        view.apply(e.Recorded(position, position * 1_000_000, event))
+        return position
+
+    def started(partition: str, code: str) -> int:
+        return say(e.RunStarted((Target("a", partition, code_version=code),)))
+
+    say(e.GraphDeployed("1", (broken(),)))
+    old = started("000", "1")
+    say(e.GraphDeployed("2", (msgspec.structs.replace(broken(), code_version="2"),)))
+    for n in range(1, 6):
+        say(e.RunFailed(started(f"{n:03}", "2")))
+    assert set(view.circuits.open) == {"a"}
+    say(e.Materialized("a", "000", old, "v", "1"))
+    say(e.RunSucceeded(old))
+    assert set(view.circuits.open) == {"a"}
+    say(e.RunSucceeded(started("006", "2")))
+    assert not view.circuits.open
