@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,8 +176,10 @@ async def _leave(running: Daemon, state: Path) -> None:
     """The last that is recorded, and what makes the next start quick."""
     await running.stream.append([EngineStopped(running.stop_reason)])
     if running.view.position > position_of(state / CHECKPOINT) + WORTH_SAVING:
-        with suppress(OSError):
+        try:
             await save(running.view, running.stream, state / CHECKPOINT)
+        except Exception as error:  # recorded: in the log; it costs the next start some time
+            log.warning("no checkpoint", error=f"{type(error).__name__}: {error}")
 
 
 def signals_of_life() -> AbstractContextManager[AsyncIterator[signal.Signals]]:

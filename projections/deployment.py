@@ -38,7 +38,8 @@ def deploy(debts: Debts, old: Graph, new: Graph, recorded: Recorded) -> None:
             judged_anew.append(state)
     debts.states = states
     debts.order = list(states.values())
-    _link(debts)
+    link_up(debts)
+    _let_tell(debts)
     debts.now_us = max(debts.now_us, recorded.recorded_at)
     changed = {key for key, spec in new.specs.items() if _differs(old.specs.get(key), spec)}
     debts.moved = set()
@@ -174,7 +175,8 @@ def rows_of(state: AssetState) -> list[int]:
     return found
 
 
-def _link(debts: Debts) -> None:
+def link_up(debts: Debts) -> None:
+    """Make the edges between the states, as their definitions say."""
     for index, state in enumerate(debts.order):
         state.index = index
         state.up, state.down, state.feeds = [], [], []
@@ -185,7 +187,6 @@ def _link(debts: Debts) -> None:
             link.up.down.append(link)
             if link.changes:
                 link.up.feeds.append(link)
-    _let_tell(debts)
 
 
 def _let_tell(debts: Debts) -> None:

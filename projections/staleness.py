@@ -39,7 +39,7 @@ from freshet.projections.cells import (
     upstream_owed,
     version_hash,
 )
-from freshet.projections.deployment import deploy, next_opening, open_by_time
+from freshet.projections.deployment import deploy, link_up, next_opening, open_by_time
 from freshet.projections.feeds import absorb, feeds_of, read_again
 from freshet.projections.kills import is_suspect, kills_of
 from freshet.projections.marks import BULK, FRESH, NOTHING, Kills, Live, Tally, failure_of
@@ -76,6 +76,11 @@ class Staleness(Sightings):
             PartitionsRemoved: self._partitions_removed,
             WindowsOpened: self._windows_opened,
         }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As it was written down (see `AssetState.__getstate__`)."""
+        self.__dict__.update(state)
+        link_up(self)
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event; afterwards everything is settled."""

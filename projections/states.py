@@ -58,6 +58,12 @@ class AssetState(Columns):
         """Does somebody below go on without what is stuck?"""
         self.define(spec, space_of(spec.partitions))
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without its edges, which lead to every other state, one inside the other: who has all
+        states links them anew.
+        """
+        return {**self.__dict__, "up": [], "down": [], "feeds": []}
+
     def define(self, spec: AssetSpec, space: Space) -> None:
         """Take on a (new) definition and its numbering; rows are left to the caller."""
         self.spec = spec

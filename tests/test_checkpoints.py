@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from freshet.engine import checkpoints
 from freshet.engine.checkpointing import Checkpointing, make
 from freshet.engine.checkpoints import CHECKPOINT, Header, fold, position_of, save, view_of
-from freshet.engine.events import EngineStarted, SourceChanged
+from freshet.engine.events import EngineStarted, GraphDeployed, Recorded, SourceChanged
+from freshet.engine.mappings import Identity
 from freshet.engine.reactor import decide
+from freshet.engine.specs import AssetSpec, Dependency
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.sqlite_reader import SqliteReader
 from freshet.projections.view import View
@@ -226,3 +228,21 @@ async def test_a_stopped_daemon_leaves_one_and_a_killed_one_starts_from_it(tmp_p
 
 def test_the_header_says_of_what_it_is() -> None:
     assert Header(1, 2, "c", "d", "e").position == 2
+
+
+def test_a_chain_however_long_can_be_written_down() -> None:
+    """Edges lead from one asset to the next: they are not followed one inside the other."""
+    specs = [AssetSpec("a0", "source")]
+    specs += [
+        AssetSpec(f"a{n}", deps=(Dependency(f"a{n - 1}", Identity()),), code_version="1")
+        for n in range(1, 3000)
+    ]
+    view = View()
+    view.apply(Recorded(1, 1, GraphDeployed("d", tuple(specs))))
+    view.apply(Recorded(2, 2, SourceChanged("a0", "", "1")))
+    found = pickle.loads(pickle.dumps(view, protocol=5))
+    assert decide(found, 3, 8) == decide(view, 3, 8)
+    found.apply(Recorded(3, 3, SourceChanged("a0", "", "2")))
+    assert found.staleness.states["a2999"].owing() == 1
+    (last,) = found.staleness.states["a2999"].up
+    assert last.up is found.staleness.states["a2998"]
