@@ -17,7 +17,9 @@ from freshet.engine.events import (
     Observed,
     PartitionsAdded,
     PartitionsRemoved,
+    Paused,
     Recorded,
+    Resumed,
     RunFailed,
     RunStarted,
     RunSucceeded,
@@ -219,15 +221,22 @@ async def test_a_partition_that_goes_and_comes_back_half_read_is_read_on() -> No
     log: list[str] = []
     shape = fr.dynamic(by_arrival=False)
     source = fr.source("d", partitions=shape)
-    asset = reader([source], log, partitions=shape, max_changes=1, freshness=fr.on_missing())
+    gate = anyio.Event()
+    asset = reader(
+        [source], log, gate=gate, partitions=shape, max_changes=1, freshness=fr.on_missing()
+    )
     async with engine(source, asset) as under_test:
         await under_test.say(PartitionsAdded("d", ("a",)))
         await under_test.say(*(SourceChanged("d", "a", v) for v in "123"))
-        while not log:
+        while not under_test.view.runs.live:
             await anyio.sleep(0)
-        await under_test.say(PartitionsRemoved("d", ("a",)))
+        await under_test.say(Paused("totals"))
+        gate.set()
+        while under_test.view.runs.live:
+            await anyio.sleep(0)
+        assert log == ["d@a:1"]
+        await under_test.say(PartitionsRemoved("d", ("a",)), Resumed("totals"))
         await under_test.quiet()
-        assert len(log) < 3
         await under_test.say(PartitionsAdded("d", ("a",)))
         await under_test.quiet()
     assert log == ["d@a:1", "d@a:2", "d@a:3"]
