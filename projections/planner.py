@@ -155,16 +155,39 @@ class Planner:
         latest = self._latest_starts(cell)
         urgent = [u for u, start in latest.items() if start.at <= now]
         if not any(latest[u].joins for u in urgent):
-            return Asked(itself=False, pulled=_lazy(urgent))
+            return Asked(itself=False, pulled=_lazy(self._useful(cell, urgent)))
         since, hours = self._since(cell) or now, cell.home.spec.policy.hours
         room = max(advance(hours, since, self.room_us(cell)) - now, 0)
-        pulled = [
+        asked = [
             u
             for u, start in latest.items()
-            if u != cell
-            and (start.joins or start.at <= now or (start.optional and start.takes <= room))
+            if u == cell
+            or (start.joins or start.at <= now or (start.optional and start.takes <= room))
         ]
-        return Asked(itself=cell in latest, pulled=_lazy(pulled))
+        useful = self._useful(cell, asked)
+        return Asked(itself=cell in useful, pulled=_lazy(u for u in useful if u != cell))
+
+    def _useful(self, cell: Cell, asked: list[Cell]) -> list[Cell]:
+        """Of these rows on the way to the row, those for which asking changes something: they have
+        work, or will have once another of these, upstream, was built. Any other would absorb
+        nothing, and be asked for again and again.
+        """
+        if all(u.running or has_work(u.home, u.i) for u in asked):
+            return asked
+        ways, wanted_now = self._ways(cell), set(asked)
+        reads: dict[Cell, list[Cell]] = {}
+        for reader, read in ways.steps:
+            reads.setdefault(reader, []).append(read)
+        kept: list[Cell] = []
+        bringing: set[Cell] = set()  # by which something of what is asked for arrives
+        for u in sorted(ways.routes, key=lambda u: (u.home.index, u.i)):  # upstream first
+            brought = not bringing.isdisjoint(reads.get(u, ()))
+            if u in wanted_now and (brought or u.running or has_work(u.home, u.i)):
+                kept.append(u)
+                brought = True
+            if brought:
+                bringing.add(u)
+        return kept
 
     def _latest_starts(self, cell: Cell) -> dict[Cell, Start]:
         """When the row, and each row upstream that is not asked for yet, has to start at the latest

@@ -86,6 +86,14 @@ def number_in(path: Path) -> int:
     raise AssertionError(f"nobody wrote {path}")
 
 
+def wait_until_said(path: Path, words: str) -> None:
+    """Until a file that another process writes has these words in it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (path.exists() and words in path.read_text()):
+        assert time.monotonic() < deadline, f"{path} has no {words!r}"
+        time.sleep(0.005)
+
+
 def wait_until_gone(*pids: int) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while any(map(is_alive, pids)):

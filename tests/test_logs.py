@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from freshet.engine.logs import Rotated
+from tests.processes import wait_until_said
 from tests.test_cli import Place
 
 
@@ -61,7 +62,7 @@ def test_the_daemon_logs_to_a_file_that_is_rotated(place: Place) -> None:
     """Json whatever stderr is; after the file was moved, SIGHUP begins a new one."""
     path = place.folder / "freshet.log"
     place.start("--log-file", "freshet.log")
-    place.wait_for("GraphDeployed", "")
+    wait_until_said(path, '"running"')
     path.rename(place.folder / "freshet.log.1")
     assert place.freshet("reload").returncode == 0
     assert place.daemon is not None

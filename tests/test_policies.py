@@ -1547,6 +1547,7 @@ def _is_owed(view: View, cell: Cell) -> bool:
 
 @settings(max_examples=400, deadline=None)
 @example(seed=222)  # what is due asks by itself, and the rest has a later moment
+@example(seed=6587)  # a deferred row without work, above what falls due, is not asked for
 @given(seed=st.integers(0, 10**9))
 def test_no_world_spins_and_none_loses_a_change(seed: int) -> None:
     """Whatever happens, a quiet week later everything is fresh, or says what it waits for."""
