@@ -261,10 +261,10 @@ async def _submitted(post: Post, job: str) -> None:
 
 def _flush() -> None:
     """What was printed is in the pipes before the answer is; also what was printed in C."""
+    ctypes.CDLL(None).fflush(None)  # first: it most often has whole lines
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    ctypes.CDLL(None).fflush(None)
 
 
 def _die_with(parent: int) -> None:
