@@ -21,7 +21,7 @@ from freshet.engine.mappings import (
     Trailing,
 )
 from freshet.engine.partitions import Partitions, Product, is_bounded
-from freshet.engine.spaces import DynamicSpace, ProductSpace, Space
+from freshet.engine.spaces import DynamicSpace, ProductSpace, Space, is_same
 from freshet.engine.windows import Calendar
 
 Ordinals = Sequence[int]
@@ -35,6 +35,8 @@ class Lane(Protocol):
 
     open_ended: bool
     """Reads whatever there is of something that grows: then no number of inputs is complete."""
+    shift: int | None
+    """Where each reads one row, `i + shift`; None: it may be several, or others."""
 
     def reads(self, i: int, n: int) -> Ordinals:
         """Upstream ordinals that downstream `i` depends on, ascending."""
@@ -59,7 +61,14 @@ class Lane(Protocol):
         ...
 
 
-class WholeLane:
+class _Plain:
+    """What a lane is unless it says otherwise."""
+
+    open_ended = False
+    shift: int | None = None
+
+
+class WholeLane(_Plain):
     """Everything depends on everything."""
 
     def __init__(self, upstream: Partitions | None) -> None:
@@ -81,15 +90,14 @@ class WholeLane:
         return NONE
 
 
-class ShiftLane:
+class ShiftLane(_Plain):
     """Windows of one grid: `first` to `last` windows from the same one (no holes)."""
-
-    open_ended = False
 
     def __init__(self, delta: int, first: int, last: int) -> None:
         self._delta = delta
         self._first = first
         self._last = last
+        self.shift: int | None = delta + first if first == last else None
 
     def reads(self, i: int, n: int) -> Ordinals:
         here = i + self._delta
@@ -110,10 +118,8 @@ class ShiftLane:
         return range(here, here + 1) if here >= 0 else NONE
 
 
-class SteppedLane:
+class SteppedLane(_Plain):
     """As `ShiftLane`, over windows with holes: steps count windows, not numbers."""
-
-    open_ended = False
 
     def __init__(self, up: Calendar, down: Calendar, first: int, last: int) -> None:
         self._up = up
@@ -152,10 +158,8 @@ class SteppedLane:
         return self.readers(j, n)
 
 
-class OverlapLane:
+class OverlapLane(_Plain):
     """Windows of two grids that share time."""
-
-    open_ended = False
 
     def __init__(self, up: Calendar, down: Calendar) -> None:
         self._up = up
@@ -177,14 +181,13 @@ class OverlapLane:
     brings = readers
 
 
-class KeyLane:
+class KeyLane(_Plain):
     """Equal keys."""
-
-    open_ended = False
 
     def __init__(self, up: Space, down: Space) -> None:
         self._up = up
         self._down = down
+        self.shift: int | None = 0 if is_same(up, down) else None
 
     def reads(self, i: int, n: int) -> Ordinals:
         return _one(self._up.ordinal(self._down.key(i)))
@@ -204,10 +207,8 @@ class KeyLane:
         return self.readers(j, n)
 
 
-class TableLane:
+class TableLane(_Plain):
     """What a table says, by key: upstream keys may come later."""
-
-    open_ended = False
 
     def __init__(self, table: Table, up: Space, down: Space) -> None:
         self._up = up
@@ -238,7 +239,7 @@ class TableLane:
         return _numbers(self._down, names)
 
 
-class ProductLane:
+class ProductLane(_Plain):
     """Dimension by dimension; what is not paired is read whole."""
 
     def __init__(self, pairs: Sequence[tuple[int, int, Lane]], up: Space, down: Space) -> None:

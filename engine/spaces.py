@@ -53,7 +53,7 @@ class StaticSpace:
     """Keys in a fixed order."""
 
     def __init__(self, keys: tuple[str, ...]) -> None:
-        self._keys = keys
+        self.keys = keys
         self._ordinals = {key: n for n, key in enumerate(keys)}
         self.size: int | None = len(keys)
 
@@ -61,10 +61,17 @@ class StaticSpace:
         return self._ordinals.get(key)
 
     def key(self, ordinal: int) -> PartitionKey:
-        return self._keys[ordinal]
+        return self.keys[ordinal]
 
     def valid(self, ordinal: int) -> bool:
-        return 0 <= ordinal < len(self._keys)
+        return 0 <= ordinal < len(self.keys)
+
+
+def is_same(one: Space, other: Space) -> bool:
+    """Do the same numbers stand for the same keys, now and for ever?"""
+    if isinstance(one, StaticSpace) and isinstance(other, StaticSpace):
+        return one.keys == other.keys
+    return isinstance(one, WholeSpace) and isinstance(other, WholeSpace)
 
 
 class DynamicSpace:

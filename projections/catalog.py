@@ -13,16 +13,13 @@ from freshet.engine.events import (
     OrphanHandled,
     Recorded,
     RolledBack,
-    RunAbandoned,
-    RunCancelled,
-    RunFailed,
     RunStarted,
-    RunSucceeded,
     SourceChanged,
 )
 from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.parts import Input
 from freshet.engine.specs import AssetSpec, Metadata
+from freshet.projections.projection import AnyEnd, Projection, at_the_end
 
 
 class Version(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -60,10 +57,20 @@ class Version(msgspec.Struct, frozen=True, omit_defaults=True):
                 return None
 
 
-class Catalog:
+class Catalog(Projection):
     """The projection: `definitions` as last deployed, `removed` ones, and counts."""
 
     def __init__(self) -> None:
+        self.folds = {
+            Materialized: self._materialized,
+            RolledBack: self._rolled_back,
+            SourceChanged: self._changed,
+            Observed: self._changed,
+            RunStarted: self._started,
+            GraphDeployed: self._deployed,
+            OrphanHandled: self._orphan_handled,
+            **at_the_end(self._ended),
+        }
         self.definitions: dict[AssetKey, AssetSpec] = {}
         self.removed: dict[AssetKey, AssetSpec] = {}
         self.removed_at: dict[AssetKey, int] = {}
@@ -87,39 +94,34 @@ class Catalog:
             if not spec.is_source and key not in self.handled
         ]
 
-    def apply(self, recorded: Recorded) -> None:
-        match recorded.event:
-            case Materialized() as event:
-                if event.run not in self._live:
-                    return  # a late result: history, but no news
-                self.materializations += 1
-                self.rolled_back.pop(AssetPartition(event.asset, event.partition), None)
-            case RolledBack() as event:
-                self.rolled_back[AssetPartition(event.asset, event.partition)] = recorded.position
-            case SourceChanged() | Observed():
-                self.changes += 1
-            case RunStarted():
-                self._live.add(recorded.position)
-            case GraphDeployed(digest=digest, assets=assets):
-                gone = {**self.removed, **self.definitions}
-                self.definitions = {spec.key: spec for spec in assets}
-                self.removed = {
-                    key: spec for key, spec in gone.items() if key not in self.definitions
-                }
-                self.removed_at = {
-                    key: self.removed_at.get(key, recorded.position) for key in self.removed
-                }
-                self.handled = {key: at for key, at in self.handled.items() if key in self.removed}
-                self.digest = digest
-                self.deployed_at = recorded.position
-            case OrphanHandled(asset=asset) if asset in self.removed:
-                self.handled[asset] = recorded.position
-            case (
-                RunSucceeded(run=run)
-                | RunFailed(run=run)
-                | RunCancelled(run=run)
-                | RunAbandoned(run=run)
-            ):
-                self._live.discard(run)
-            case _:
-                pass
+    def _materialized(self, event: Materialized, recorded: Recorded) -> None:
+        if event.run not in self._live:
+            return  # a late result: history, but no news
+        self.materializations += 1
+        if self.rolled_back:
+            self.rolled_back.pop(AssetPartition(event.asset, event.partition), None)
+
+    def _rolled_back(self, event: RolledBack, recorded: Recorded) -> None:
+        self.rolled_back[AssetPartition(event.asset, event.partition)] = recorded.position
+
+    def _changed(self, event: object, recorded: Recorded) -> None:
+        self.changes += 1
+
+    def _started(self, event: RunStarted, recorded: Recorded) -> None:
+        self._live.add(recorded.position)
+
+    def _ended(self, event: AnyEnd, recorded: Recorded) -> None:
+        self._live.discard(event.run)
+
+    def _deployed(self, event: GraphDeployed, recorded: Recorded) -> None:
+        gone = {**self.removed, **self.definitions}
+        self.definitions = {spec.key: spec for spec in event.assets}
+        self.removed = {key: spec for key, spec in gone.items() if key not in self.definitions}
+        self.removed_at = {key: self.removed_at.get(key, recorded.position) for key in self.removed}
+        self.handled = {key: at for key, at in self.handled.items() if key in self.removed}
+        self.digest = event.digest
+        self.deployed_at = recorded.position
+
+    def _orphan_handled(self, event: OrphanHandled, recorded: Recorded) -> None:
+        if event.asset in self.removed:
+            self.handled[event.asset] = recorded.position

@@ -133,6 +133,9 @@ def link_owed(link: Link, i: int, *, coming: bool = False, every: bool = False) 
     if up.is_wall or not up.owes:
         return NOTHING
     every = every or link.rule == "wait"
+    if every and link.shift is not None:
+        j = i + link.shift
+        return up.owed[j] if 0 <= j < up.n else NOTHING
     if (link.whole or link.last) and (every or up.versions == up.existing):
         return up.min_owed()
     rows = link.lane.reads(i, up.n)
@@ -166,10 +169,10 @@ def is_lacking(link: Link, i: int) -> bool:
         return newest_change(link, i) == 0 and inputs_needed(link, i) > 0
     if link.whole or link.last:
         return up.versions < inputs_needed(link, i)
-    rows = link.lane.reads(i, up.n)
-    if len(rows) == 1 and rows[0] < up.n and up.there[rows[0]]:
-        return False
-    return up.count_of(rows) < link.lane.needed(i)
+    if link.shift is not None:
+        j = i + link.shift
+        return j >= 0 and (j >= up.n or not up.there[j])
+    return up.count_of(link.lane.reads(i, up.n)) < link.lane.needed(i)
 
 
 def fingerprint(state: AssetState, i: int) -> int:
@@ -181,8 +184,11 @@ def fingerprint(state: AssetState, i: int) -> int:
         if link.changes:
             newest = newest_change(link, i)
             total += version_hash(link.dep.asset, "", str(newest)) if newest else 0
-            continue
-        total += link.up.total if link.whole else link.up.sum_of(link.reads(i))
+        elif link.shift is not None:
+            j = i + link.shift
+            total += link.up.hash[j] if 0 <= j < link.up.n else 0
+        else:
+            total += link.up.total if link.whole else link.up.sum_of(link.reads(i))
     return total & MASK
 
 

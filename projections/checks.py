@@ -2,8 +2,12 @@
 
 from typing import NamedTuple
 
-from freshet.engine.events import CheckEvaluated, Recorded
+from freshet.engine.events import (
+    CheckEvaluated,
+    Recorded,
+)
 from freshet.engine.keys import AssetPartition
+from freshet.projections.projection import Projection
 
 
 class Verdict(NamedTuple):
@@ -13,16 +17,15 @@ class Verdict(NamedTuple):
     passed: bool
 
 
-class Checks:
+class Checks(Projection):
     """The projection: `last` by asset partition and name of the check. What else was said is read
     from the stream at those positions.
     """
 
     def __init__(self) -> None:
+        self.folds = {CheckEvaluated: self._evaluated}
         self.last: dict[AssetPartition, dict[str, Verdict]] = {}
 
-    def apply(self, recorded: Recorded) -> None:
-        event = recorded.event
-        if isinstance(event, CheckEvaluated):
-            found = self.last.setdefault(AssetPartition(event.asset, event.partition), {})
-            found[event.check] = Verdict(recorded.position, event.passed)
+    def _evaluated(self, event: CheckEvaluated, recorded: Recorded) -> None:
+        found = self.last.setdefault(AssetPartition(event.asset, event.partition), {})
+        found[event.check] = Verdict(recorded.position, event.passed)

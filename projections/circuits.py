@@ -25,6 +25,7 @@ from freshet.engine.keys import AssetKey
 from freshet.engine.parts import FailureKind
 from freshet.projections.cells import Cell, fingerprint
 from freshet.projections.outlook import utc
+from freshet.projections.projection import Projection
 from freshet.projections.staleness import Staleness
 from freshet.projections.states import AssetState
 
@@ -77,42 +78,24 @@ class Circuit(msgspec.Struct):
         return sorted(i for i in state.demand if self.has_been_asked(state, i))
 
 
-class Circuits:
+class Circuits(Projection):
     """The projection: `open`, by asset. To be folded after staleness."""
 
     def __init__(self, staleness: Staleness) -> None:
+        self.folds = {
+            RunStarted: self._started,
+            RunSucceeded: self._succeeded,
+            RunFailed: self._failed,
+            RunCancelled: self._cut_short,
+            RunAbandoned: self._cut_short,
+            Demanded: self._demanded,
+            GraphDeployed: self._deployed,
+        }
         self.open: dict[AssetKey, Circuit] = {}
         self._failing: dict[AssetKey, Circuit] = {}
         self._runs: dict[int, dict[AssetKey, str]] = {}
         """Of each live run, what its assets were tried with."""
         self._staleness = staleness
-
-    def apply(self, recorded: Recorded) -> None:
-        match recorded.event:
-            case RunStarted() as event:
-                self._started(event, recorded)
-            case RunSucceeded(run=run):
-                for asset, trial in self._runs.pop(run, {}).items():
-                    circuit = self._failing.get(asset)
-                    if circuit is not None and circuit.trial == trial:
-                        self._close(asset)
-            case RunFailed() as event:
-                self._failed(event, recorded)
-            case RunCancelled(run=run) | RunAbandoned(run=run):
-                for asset in self._runs.pop(run, ()):
-                    self._put_off(asset, run, recorded.recorded_at)
-            case Demanded(targets=targets) if self.open:
-                for target in targets:
-                    circuit = self.open.get(target.asset)
-                    if circuit is not None:
-                        circuit.asked = recorded.position
-            case GraphDeployed():
-                states = self._staleness.states
-                for asset, circuit in list(self._failing.items()):
-                    if asset not in states or states[asset].trial != circuit.trial:
-                        self._close(asset)
-            case _:
-                pass
 
     def holding(self, cell: Cell) -> Circuit | None:
         """The open circuit that holds this row back, were it ready; None if none does."""
@@ -140,6 +123,29 @@ class Circuits:
             circuit = self.open.get(asset)
             if circuit is not None and event.attempt == 1 and circuit.is_due(recorded.recorded_at):
                 circuit.probe = recorded.position
+
+    def _succeeded(self, event: RunSucceeded, recorded: Recorded) -> None:
+        trials = self._runs.pop(event.run, {})
+        for asset, trial in trials.items() if self._failing else ():
+            circuit = self._failing.get(asset)
+            if circuit is not None and circuit.trial == trial:
+                self._close(asset)
+
+    def _cut_short(self, event: RunCancelled | RunAbandoned, recorded: Recorded) -> None:
+        for asset in self._runs.pop(event.run, ()):
+            self._put_off(asset, event.run, recorded.recorded_at)
+
+    def _demanded(self, event: Demanded, recorded: Recorded) -> None:
+        for target in event.targets if self.open else ():
+            circuit = self.open.get(target.asset)
+            if circuit is not None:
+                circuit.asked = recorded.position
+
+    def _deployed(self, event: GraphDeployed, recorded: Recorded) -> None:
+        states = self._staleness.states
+        for asset, circuit in list(self._failing.items()):
+            if asset not in states or states[asset].trial != circuit.trial:
+                self._close(asset)
 
     def _failed(self, event: RunFailed, recorded: Recorded) -> None:
         now = recorded.recorded_at

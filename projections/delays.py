@@ -8,13 +8,10 @@ from heapq import heappop, heappush
 
 from freshet.engine.events import (
     Recorded,
-    RunAbandoned,
-    RunCancelled,
     RunDelayed,
-    RunFailed,
     RunStarted,
-    RunSucceeded,
 )
+from freshet.projections.projection import AnyEnd, Projection, at_the_end
 from freshet.projections.runs import Runs
 from freshet.projections.staleness import Staleness
 
@@ -28,12 +25,17 @@ AT_LEAST_US = 10_000_000
 """Beyond what nine of ten took: nobody wants to hear that 5 ms became 20."""
 
 
-class Delays:
+class Delays(Projection):
     """The projection: `found`, the live runs that were said to be slow. To be folded after runs and
     staleness.
     """
 
     def __init__(self, staleness: Staleness, runs: Runs) -> None:
+        self.folds = {
+            RunStarted: self._started,
+            RunDelayed: self._delayed,
+            **at_the_end(self._ended),
+        }
         self.found: dict[int, RunDelayed] = {}
         self._staleness = staleness
         self._runs = runs
@@ -42,21 +44,17 @@ class Delays:
         that nothing was said of yet.
         """
 
-    def apply(self, recorded: Recorded) -> None:
-        match recorded.event:
-            case RunStarted() as event:
-                self._started(event, recorded)
-            case RunDelayed() as event if event.run in self._runs.live:
-                self.found[event.run] = event
-            case (
-                RunSucceeded(run=run)
-                | RunFailed(run=run)
-                | RunCancelled(run=run)
-                | RunAbandoned(run=run)
-            ) if self.found:
-                self.found.pop(run, None)
-            case _:
-                pass
+    def _delayed(self, event: RunDelayed, recorded: Recorded) -> None:
+        if event.run in self._runs.live:
+            self.found[event.run] = event
+            self._trim()
+
+    def _ended(self, event: AnyEnd, recorded: Recorded) -> None:
+        if self.found:
+            self.found.pop(event.run, None)
+        self._trim()
+
+    def _trim(self) -> None:
         heap = self.waiting
         while heap and (heap[0][1] not in self._runs.live or heap[0][1] in self.found):
             heappop(heap)

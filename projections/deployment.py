@@ -13,6 +13,7 @@ from freshet.projections.cells import downstream, upstream_owed
 from freshet.projections.debts import Debts, belongs
 from freshet.projections.feeds import leaves_some, let_in, pin_down
 from freshet.projections.marks import NOTHING
+from freshet.projections.plain import is_plain
 from freshet.projections.states import AssetState, Link
 from freshet.projections.sums import MASK
 
@@ -40,6 +41,8 @@ def deploy(debts: Debts, old: Graph, new: Graph, recorded: Recorded) -> None:
     debts.order = list(states.values())
     link_up(debts)
     _let_tell(debts)
+    for state in debts.order:
+        state.plain = is_plain(state)
     debts.now_us = max(debts.now_us, recorded.recorded_at)
     changed = {key for key, spec in new.specs.items() if _differs(old.specs.get(key), spec)}
     debts.moved = set()

@@ -11,18 +11,20 @@ from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.projections.alarms import Alarms
 from freshet.projections.cells import downstream
 from freshet.projections.marks import NOTHING, Keepsake, Live, Marks, Tally
+from freshet.projections.projection import Projection
 from freshet.projections.states import AssetState
 
 WAVE_US = 250_000
 """Source changes recorded within this time of the first share its mark (DESIGN.md: 250 ms)."""
 
 
-class Ledger:
+class Ledger(Projection):
     """All rows, what they owe, and which of them may run. Changed by the fold of staleness
     alone.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.states: dict[AssetKey, AssetState] = {}
         self.order: list[AssetState] = []
         """The states, upstream first."""
@@ -92,7 +94,8 @@ class Ledger:
             elif here.owed[row] > mark:
                 here.owe(row, mark)
                 if not here.is_wall:
-                    stack.extend(downstream(here, row))
+                    for link in here.down:
+                        stack.extend([(link.down, k) for k in link.readers(row)])
 
     def _set_next(self, live: Live, mark: int) -> None:
         if mark < NOTHING:

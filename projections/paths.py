@@ -24,7 +24,8 @@ STEADY = 0.8
 class Paths:
     """Times, slacks and lengths by asset, in µs."""
 
-    def __init__(self) -> None:
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
         self.slack: dict[AssetKey, int] = {}
         """Of assets with a promise at or below them; it may be negative."""
         self.strictest: dict[AssetKey, int] = {}
@@ -35,26 +36,37 @@ class Paths:
 
     def time_us(self, asset: AssetKey) -> int:
         """How long a run of this asset is taken to last."""
-        return self._times.get(asset, GUESS_US)
+        found = self._times.get(asset) or self._runs.p90_us(asset)
+        return found if found is not None else GUESS_US
 
-    def deploy(self, order: list[AssetState]) -> None:
-        """Other definitions: all anew. Costs assets and edges."""
+    def deploy(self, order: list[AssetState], *, learning: bool) -> None:
+        """Other definitions: all anew. Costs assets and edges. `learning`: told of runs from here
+        on, which it need not be while nobody asks for slack or length.
+        """
+        if not learning:
+            self._times = {}
+        for state in order if learning else ():
+            self._note(state.spec.key)
         self.slack, self.strictest, self.length = {}, {}, {}
         for state in order:
             self._set_length(state)
         for state in reversed(order):
             self._set_slack(state)
 
-    def learn(self, state: AssetState, runs: Runs) -> None:
+    def learn(self, state: AssetState) -> None:
         """A run of this asset ended; costs the assets whose slack or length moves."""
-        key = state.spec.key
-        found = runs.p90_us(key)
-        before = self._times.get(key)
-        if found is None or (before is not None and STEADY * before <= found <= before):
+        if not self._note(state.spec.key):
             return
-        self._times[key] = found
         _spread(state, self._set_slack, lambda here: [link.up for link in here.up], -1)
         _spread(state, self._set_length, lambda here: [link.down for link in here.down], 1)
+
+    def _note(self, key: AssetKey) -> bool:
+        """Take on how long recent runs took; is that something new?"""
+        found, before = self._runs.p90_us(key), self._times.get(key)
+        if found is None or (before is not None and STEADY * before <= found <= before):
+            return False
+        self._times[key] = found
+        return True
 
     def _set_slack(self, state: AssetState) -> bool:
         """Work one slack out from those below. Has it changed?"""

@@ -7,9 +7,14 @@ from heapq import heappop, heappush
 
 import msgspec
 
-from freshet.engine.events import Paused, Recorded, Resumed
+from freshet.engine.events import (
+    Paused,
+    Recorded,
+    Resumed,
+)
 from freshet.engine.keys import AssetKey
 from freshet.engine.specs import AssetSpec
+from freshet.projections.projection import Projection
 
 EVERYTHING = "*"
 """The scope of all assets. Sensors read on: what they see is owed, and paid on resume."""
@@ -29,28 +34,31 @@ class PauseRow(msgspec.Struct, frozen=True):
     until_us: int | None
 
 
-class Pauses:
+class Pauses(Projection):
     """The projection: `scopes`, each with the pause that closed it.
 
     Pausing a scope again replaces its pause, and with it the time at which it ends.
     """
 
     def __init__(self) -> None:
+        self.folds = {Paused: self._paused, Resumed: self._resumed}
         self.scopes: dict[str, Recorded] = {}
         self.ends: list[tuple[int, int, str]] = []
         """A heap of (until, position, scope); its first entry is always a pause that holds."""
 
-    def apply(self, recorded: Recorded) -> None:
-        match recorded.event:
-            case Paused(scope=scope, until=until):
-                self.scopes[scope] = recorded
-                if until is not None:
-                    heappush(self.ends, (until, recorded.position, scope))
-            case Resumed(scope=scope, pause=pause) if scope in self.scopes:
-                if pause in (0, self.scopes[scope].position):
-                    del self.scopes[scope]
-            case _:
-                return
+    def _paused(self, event: Paused, recorded: Recorded) -> None:
+        self.scopes[event.scope] = recorded
+        if event.until is not None:
+            heappush(self.ends, (event.until, recorded.position, event.scope))
+        self._trim()
+
+    def _resumed(self, event: Resumed, recorded: Recorded) -> None:
+        held = self.scopes.get(event.scope)
+        if held is not None and event.pause in (0, held.position):
+            del self.scopes[event.scope]
+        self._trim()
+
+    def _trim(self) -> None:
         while self.ends and not self._holds(self.ends[0]):
             heappop(self.ends)
 

@@ -67,7 +67,7 @@ class Planner:
     """Moments of rows, from what they owe, their policies, and the times of recent runs."""
 
     def __init__(self, staleness: Staleness, runs: Runs) -> None:
-        self.paths = Paths()
+        self.paths = Paths(runs)
         self.quiet = Quiet(staleness)
         self.arrivals = Arrivals(staleness)
         self.slots = 1

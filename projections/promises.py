@@ -6,6 +6,7 @@ keeps the next moment at which there is something to do; `findings` says what to
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -33,11 +34,18 @@ from freshet.projections.circuits import Circuits, circuit_text
 from freshet.projections.marks import NOTHING
 from freshet.projections.pauses import Pauses
 from freshet.projections.planner import Planner
+from freshet.projections.projection import Fold, Projection
 from freshet.projections.runs import Runs
 from freshet.projections.staleness import Staleness
 
 SMALL_STEP_US = 50_000
 """So near a moment it is not worked out once more."""
+
+ALWAYS = (
+    EngineStarted, EngineReloaded, GraphDeployed,
+    FellDue, FreshnessAtRisk, FreshnessBreached, FreshnessRestored,
+)  # fmt: skip
+"""What is folded also while no policy looks at a clock."""
 
 
 class Findings(msgspec.Struct):
@@ -47,7 +55,7 @@ class Findings(msgspec.Struct):
     wake_at: int | None = None
 
 
-class Promises:
+class Promises(Projection):
     """The projection: `alarms` of rows, `at_risk` and `breached` episodes by asset partition."""
 
     def __init__(
@@ -61,14 +69,21 @@ class Promises:
         self.recovered: dict[AssetPartition, None] = {}
         """Breached ones that keep their promise again, to be recorded."""
         self._looked_at = 0
+        self._watching = False
+        """Does any policy look at a clock?"""
         self._staleness = staleness
         self._runs = runs
         self._pauses = pauses
         self._circuits = circuits
 
-    def apply(self, recorded: Recorded) -> None:
+    def heeds(self, kind: type[object]) -> Fold:
+        """Every event: what is promised may move with anything."""
+        return self._fold
+
+    def _fold(self, event: Any, recorded: Recorded) -> None:
         """Fold one event, after the projections this one reads."""
-        event = recorded.event
+        if not self._watching and type(event) not in ALWAYS:
+            return
         now = recorded.recorded_at
         match event:
             case EngineStarted(slots=slots) | EngineReloaded(slots=slots):
@@ -103,7 +118,7 @@ class Promises:
         for target in self._runs.ended:
             state = self._staleness.states.get(target.asset)
             if state is not None:
-                self.planner.paths.learn(state, self._runs)
+                self.planner.paths.learn(state)
                 self._look_by_name(AssetPartition(target.asset, target.partition), now)
         if self.alarms:
             self.alarms.trim()
@@ -232,9 +247,10 @@ class Promises:
         order = self._staleness.order
         for state in order:
             state.followed = not (state.at_once or state.is_wall)
+        self._watching = any(s.followed or s.spec.policy.limit is not None for s in order)
         self.planner.arrivals.watch([s for s in order if isinstance(s.spec.policy, MaxLag)])
         self.planner.quiet.watch([s for s in order if getattr(s.spec.policy, "debounce_ms", 0)])
-        self.planner.paths.deploy(order)
+        self.planner.paths.deploy(order, learning=self._watching)
         known = self._staleness.states
         for name in [name for name in self.breached if name.asset not in known]:
             self.recovered[name] = None

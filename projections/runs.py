@@ -2,6 +2,7 @@
 how many of each kind.
 """
 
+from bisect import bisect_left, insort
 from collections import Counter, deque
 from statistics import median
 from typing import Literal
@@ -18,6 +19,7 @@ from freshet.engine.events import (
 )
 from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.parts import Target
+from freshet.projections.projection import Projection
 
 Outcome = Literal["running", "succeeded", "failed", "cancelled", "abandoned"]
 
@@ -45,7 +47,24 @@ class Run(msgspec.Struct, frozen=True):
     retry_at: int | None = None
 
 
-class Runs:
+class Recent:
+    """The times (µs) of the newest runs of an asset, as they came and in order."""
+
+    __slots__ = ("_came", "sorted")
+
+    def __init__(self) -> None:
+        self.sorted: list[int] = []
+        self._came: deque[int] = deque()
+
+    def add(self, time_us: int) -> None:
+        """One more; the oldest goes."""
+        self._came.append(time_us)
+        if len(self._came) > RECENT:
+            del self.sorted[bisect_left(self.sorted, self._came.popleft())]
+        insort(self.sorted, time_us)
+
+
+class Runs(Projection):
     """The projection: `live` by run id, `failed` by asset partition, `counts` by outcome.
 
     `failed` holds what failed last and has not been built since.
@@ -64,35 +83,48 @@ class Runs:
         """Targets of the run that ended with the last event, if one did."""
         self.cut_off = False
         """Did that run end because it was cut off?"""
-        self._recent: dict[AssetKey, deque[int]] = {}
+        self._recent: dict[AssetKey, Recent] = {}
+        self.folds = {
+            RunStarted: self._started,
+            RunSucceeded: self._succeeded,
+            RunFailed: self._failed,
+            RunCancelled: self._cancelled,
+            RunAbandoned: self._abandoned,
+        }
         self.run_us = 0
         """Time spent in runs that ended, succeeded or failed, in µs."""
 
     def apply(self, recorded: Recorded) -> None:
+        """Fold the next event; `ended` is of this one alone."""
         self.ended = ()
-        match recorded.event:
-            case RunStarted() as event:
-                run = Run(recorded.position, recorded.recorded_at, event)
-                self.live[run.run] = run
-            case RunSucceeded(run=id_, duration_us=duration, adopted=adopted):
-                self._end(id_, "succeeded", recorded, duration, timed=not adopted)
-            case RunFailed(run=id_, duration_us=duration, error=error, retry_at=retry_at):
-                self._end(id_, "failed", recorded, duration, error, retry_at)
-            case RunCancelled(run=id_, reason=reason):
-                self._end(id_, "cancelled", recorded, 0, reason)
-            case RunAbandoned(run=id_, reason=reason):
-                self._end(id_, "abandoned", recorded, 0, reason)
-            case _:
-                pass
+        super().apply(recorded)
+
+    def _started(self, event: RunStarted, recorded: Recorded) -> None:
+        self.live[recorded.position] = Run(recorded.position, recorded.recorded_at, event)
+
+    def _succeeded(self, event: RunSucceeded, recorded: Recorded) -> None:
+        timed = not event.adopted
+        self._end(event.run, "succeeded", recorded, event.duration_us, timed=timed)
+
+    def _failed(self, event: RunFailed, recorded: Recorded) -> None:
+        why = (event.error, event.retry_at)
+        self._end(event.run, "failed", recorded, event.duration_us, *why)
+
+    def _cancelled(self, event: RunCancelled, recorded: Recorded) -> None:
+        self._end(event.run, "cancelled", recorded, 0, event.reason)
+
+    def _abandoned(self, event: RunAbandoned, recorded: Recorded) -> None:
+        self._end(event.run, "abandoned", recorded, 0, event.reason)
 
     def typical_us(self, asset: AssetKey) -> int | None:
         """The median time (µs) of a partition in recent runs that succeeded; None without any."""
         recent = self._recent.get(asset)
-        return int(median(recent)) if recent else None
+        return int(median(recent.sorted)) if recent else None
 
     def succeeded(self, asset: AssetKey) -> int:
         """How many recent runs are known by their time; at most `RECENT`."""
-        return len(self._recent.get(asset, ()))
+        recent = self._recent.get(asset)
+        return len(recent.sorted) if recent else 0
 
     def p90_us(self, asset: AssetKey) -> int | None:
         """The time (µs) of a run that nine of ten recent ones did not exceed; None without any.
@@ -101,8 +133,8 @@ class Runs:
         recent = self._recent.get(asset)
         if not recent:
             return None
-        n = len(recent)
-        return sorted(recent)[n - 2 if 3 <= n <= FEW else (9 * n - 1) // 10]
+        n = len(recent.sorted)
+        return recent.sorted[n - 2 if 3 <= n <= FEW else (9 * n - 1) // 10]
 
     def _end(
         self,
@@ -124,10 +156,19 @@ class Runs:
         self.run_us += duration_us
         if outcome == "succeeded" and timed:
             targets = run.event.targets
-            made = Counter(target.asset for target in targets)
+            made = {targets[0].asset: 1}
+            if len(targets) > 1:
+                made = Counter(target.asset for target in targets)
             for asset, partitions in made.items():
-                recent = self._recent.setdefault(asset, deque(maxlen=RECENT))
-                recent.append(duration_us // partitions)
+                recent = self._recent.get(asset)
+                if recent is None:
+                    recent = self._recent[asset] = Recent()
+                recent.add(duration_us // partitions)
+        if outcome == "succeeded":
+            for target in run.event.targets if self.failed else ():
+                self.failed.pop(AssetPartition(target.asset, target.partition), None)
+        if outcome != "failed":
+            return
         ended = Run(
             id_,
             run.started_at,
@@ -139,8 +180,4 @@ class Runs:
             retry_at,
         )
         for target in run.event.targets:
-            name = AssetPartition(target.asset, target.partition)
-            if outcome == "succeeded":
-                self.failed.pop(name, None)
-            elif outcome == "failed":
-                self.failed[name] = ended
+            self.failed[AssetPartition(target.asset, target.partition)] = ended

@@ -21,6 +21,7 @@ from freshet.engine.events import (
 )
 from freshet.engine.keys import AssetKey
 from freshet.projections.pauses import Pauses, sensor_scope
+from freshet.projections.projection import Projection
 
 MAX_OPEN = 10_000
 """Rejected messages of a sensor that are kept by name; of more, only the newest, and their number.
@@ -90,13 +91,23 @@ class SensorRow(msgspec.Struct, frozen=True):
     hint: str = ""
 
 
-class Sensors:
+TOLD = (CursorMoved, SensorFailed, SensorRecovered, MessageRejected, MessageSettled)
+"""What sensors say of themselves."""
+
+
+class Sensors(Projection):
     """The projection: `health` by sensor name, `feeds`, the sources that each sensor of the project
     reports, as of the last start or reload of a daemon, and `rejected`: by sensor and item the
     position at which it was rejected, unless it is settled.
     """
 
     def __init__(self) -> None:
+        self.folds = {
+            **dict.fromkeys(TOLD, self._told),
+            SourceChanged: self._changed,
+            EngineStarted: self._engine,
+            EngineReloaded: self._engine,
+        }
         self.feeds: dict[str, tuple[AssetKey, ...]] = {}
         self.health: dict[str, SensorHealth] = {}
         self.rejected: dict[str, dict[str, int]] = {}
@@ -105,11 +116,16 @@ class Sensors:
         self.changes: dict[str, int] = {}
         """Changes recorded, by actor: a sensor's is `sensor:` and its name."""
 
-    def apply(self, recorded: Recorded) -> None:
-        match recorded.event:
-            case SourceChanged():
-                actor = recorded.actor or ""
-                self.changes[actor] = self.changes.get(actor, 0) + 1
+    def _changed(self, event: SourceChanged, recorded: Recorded) -> None:
+        actor = recorded.actor or ""
+        self.changes[actor] = self.changes.get(actor, 0) + 1
+
+    def _engine(self, event: EngineStarted | EngineReloaded, recorded: Recorded) -> None:
+        self.feeds = event.sensors
+        self.without_latest = frozenset(event.without_latest)
+
+    def _told(self, event: object, recorded: Recorded) -> None:
+        match event:
             case CursorMoved(sensor=name) if recorded.actor in (None, sensor_scope(name)):
                 self._put(name, recorded, moves=self._of(name).moves + 1)
             case CursorMoved(sensor=name) if self._of(name).halted:
@@ -136,9 +152,6 @@ class Sensors:
             case MessageSettled(sensor=name, item=item):
                 self.rejected.get(name, {}).pop(item, None)
                 self._put(name, recorded, rejected=max(0, self._of(name).rejected - 1))
-            case EngineStarted() | EngineReloaded():
-                self.feeds = recorded.event.sensors
-                self.without_latest = frozenset(recorded.event.without_latest)
             case _:
                 pass
 

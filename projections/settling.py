@@ -9,6 +9,7 @@ from heapq import heappop
 
 from freshet.projections.cells import (
     GAPS,
+    OPEN,
     SHUT,
     Cell,
     due_us,
@@ -22,6 +23,7 @@ from freshet.projections.cells import (
 )
 from freshet.projections.ledger import Ledger
 from freshet.projections.marks import BULK, FRESH, LIVE, MISSING, MOVING, NOTHING, STALE, WAITING
+from freshet.projections.plain import weigh
 from freshet.projections.states import AssetState
 
 
@@ -37,33 +39,42 @@ class Settling(Ledger):
         pending = self._pending
         while pending:
             state = self.order[heappop(pending)]
-            touched = state.touched
-            i = touched.find(1, state.low)
-            while 0 <= i <= state.high:
+            touched, i = state.touched, state.low
+            while i >= 0:
                 touched[i] = 0
                 if state.exists[i]:
                     self._settle_one(state, i)
-                i = touched.find(1, i + 1, state.high + 1)
+                # What is settled may touch rows that come after it.
+                i = touched.find(1, i + 1, state.high + 1) if i < state.high else -1
             state.low, state.high = 1 << 62, -1
 
     def _settle_one(self, state: AssetState, i: int) -> None:
         if state.is_source:
             state.state[i] = FRESH if state.there[i] else MISSING
             return
-        was, open_ = state.ready[i], SHUT
-        if i not in state.live and state.owed[i] < NOTHING:
-            open_ = gate(state, i)
-            if open_ == SHUT:
-                self.unlist(state, i)
-            elif must_run(state, i):
-                self._list(state, i, open_)
+        was, owes, runs = state.ready[i], state.owed[i] < NOTHING, i in state.live
+        open_, news = SHUT, False
+        if owes or runs:
+            if state.plain:
+                is_open, news = weigh(state, i)
+                open_ = OPEN if is_open and not runs else SHUT
             else:
-                self._cut_off(state, i)
-        else:
+                open_ = gate(state, i) if not runs else SHUT
+                news = must_run(state, i)
+        if open_ == SHUT:
             self.unlist(state, i)
-            if state.due and i not in state.live:
+            if state.due and not owes and not runs:
                 state.due.take(i)
-        state.state[i] = self._look(state, i)
+        elif news:
+            self._list(state, i, open_)
+        else:
+            self._cut_off(state, i)
+        if not state.there[i]:
+            state.state[i] = MISSING
+        elif state.owed[i] == NOTHING and not runs:
+            state.state[i] = FRESH
+        else:
+            state.state[i] = STALE if news else WAITING
         if state.tells:
             self._tell(state, i, open_)
         if state.ready[i] != was and not state.there[i]:
@@ -79,7 +90,7 @@ class Settling(Ledger):
     def _tell(self, state: AssetState, i: int, open_: int) -> None:
         """Keep `stalled` true; who reads this row may go on without it, or has to wait for it."""
         idle = i not in state.live and not state.ready[i] and state.owed[i] < NOTHING
-        idle = idle and not (self.timed and Cell(state, i) in self.timed.at)
+        idle = idle and not (self.timed.at and Cell(state, i) in self.timed.at)
         found = standstill(state, i, open_) if idle else MOVING
         if state.stalled[i] != found:
             state.stalled[i] = found
@@ -104,19 +115,11 @@ class Settling(Ledger):
         if not state.is_wall:
             self.touch_below(state, i)
 
-    def _look(self, state: AssetState, i: int) -> int:
-        """What a row is, in one of the words of DESIGN.md."""
-        if not state.there[i]:
-            return MISSING
-        if state.owed[i] == NOTHING and i not in state.live:
-            return FRESH
-        return STALE if must_run(state, i) else WAITING
-
     def _list(self, state: AssetState, i: int, open_: int) -> None:
         """Put a row that would do something new where its policy and its last failure say."""
         failure = state.failures.get(i)
         at = due_us(state, i) if open_ == GAPS else 0
-        if not wanted(state, i):
+        if not (state.is_eager or wanted(state, i)):
             self.unlist(state, i)
             return
         if failure is not None and failure.is_of(fingerprint(state, i), state.trial):
@@ -129,26 +132,27 @@ class Settling(Ledger):
             self.timed.set(Cell(state, i), at)
         else:
             self._unlist_timed(state, i)
-            state.set_ready(i, BULK if self._is_bulk(state, i) else LIVE)
+            state.set_ready(i, BULK if self.bulk and self._is_bulk(state, i) else LIVE)
             if state not in self.ready:
                 self.ready[state] = None
                 state.ready_us = self.marks.now[1]
 
     def _is_bulk(self, state: AssetState, i: int) -> bool:
         """Does it owe nothing but what a backfill asks for, or does nobody else ask for it?"""
-        if not self.bulk or state.owed[i] in self.bulk:
-            return bool(self.bulk)
+        if state.owed[i] in self.bulk:
+            return True
         wishes = (*state.demand.get(i, ()), *state.due.get(i, ()))
         return all(at in self.bulk for at in wishes) and not wants_itself(state, i)
 
     def unlist(self, state: AssetState, i: int) -> None:
         """The row is not ready now."""
-        self._unlist_timed(state, i)
+        if self.timed.at:
+            self._unlist_timed(state, i)
         if state.ready[i]:
             state.set_ready(i, 0)
             if not state.ready_counts[LIVE] and not state.ready_counts[BULK]:
                 self.ready.pop(state, None)
 
     def _unlist_timed(self, state: AssetState, i: int) -> None:
-        if self.timed:
+        if self.timed.at:
             self.timed.drop(Cell(state, i))

@@ -5,7 +5,7 @@ moves, not the size of the graph. Invariant after each event: no row is fresher 
 from, `owed(n) <= owed(u)`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
@@ -43,6 +43,7 @@ from freshet.projections.deployment import deploy, link_up, next_opening, open_b
 from freshet.projections.feeds import absorb, feeds_of, read_again
 from freshet.projections.kills import is_suspect, kills_of
 from freshet.projections.marks import BULK, FRESH, NOTHING, Kills, Live, Tally, failure_of
+from freshet.projections.projection import Fold
 from freshet.projections.pulls import needed_above
 from freshet.projections.sightings import Sightings
 from freshet.projections.states import AssetState
@@ -57,7 +58,7 @@ class Staleness(Sightings):
         self.opens_at: int | None = None
         """The moment (µs) at which the next window is over and comes into being."""
         self._runs: dict[int, list[AssetPartition]] = {}
-        self._folds: dict[type[Any], Callable[[Any, Recorded], None]] = {
+        self.folds = {
             GraphDeployed: self._deployed,
             SourceChanged: self.sight,
             Observed: self.sight,
@@ -82,25 +83,31 @@ class Staleness(Sightings):
         self.__dict__.update(state)
         link_up(self)
 
-    def apply(self, recorded: Recorded) -> None:
+    def heeds(self, kind: type[object]) -> Fold:
+        """Every event: what moved is of the last one alone."""
+        return self._fold if kind in self.folds else self._rest
+
+    def _rest(self, event: Any, recorded: Recorded) -> None:
+        self.marks.moved.clear()
+
+    def _fold(self, event: Any, recorded: Recorded) -> None:
         """Fold one event; afterwards everything is settled."""
         self.marks.moved.clear()
-        fold = self._folds.get(type(recorded.event))
-        if fold is None:
-            return
         self.position = recorded.position
         self.marks.now = (recorded.position, recorded.recorded_at)
-        fold(recorded.event, recorded)
+        self.folds[type(event)](event, recorded)
         self.settle()
         self.marks.known.clear()
-        if self.timed:
+        if self.timed.at:
             self.timed.trim()
 
     def cell(self, asset: AssetKey, partition: PartitionKey) -> Cell | None:
         """The asset partition, if it is defined and exists."""
         state = self.states.get(asset)
-        i = state.number(partition) if state is not None else None
-        if state is None or i is None or i >= state.n or not state.exists[i]:
+        if state is None:
+            return None
+        i = state.space.ordinal(partition)
+        if i is None or i >= state.n or not state.exists[i]:
             return None
         return Cell(state, i)
 
@@ -116,8 +123,10 @@ class Staleness(Sightings):
 
     def _materialized(self, event: Materialized, recorded: Recorded) -> None:
         name = AssetPartition(event.asset, event.partition)
-        if name not in self._runs.get(event.run, ()):
+        names = self._runs.get(event.run)
+        if names is None or name not in names:
             return  # a late result of a run that has ended: history, but no news
+        names.remove(name)
         cell = self._live(event.run, name)
         if cell is None:
             self.drop_ghost(name, event.run)  # it is gone: history, but no news
@@ -134,9 +143,12 @@ class Staleness(Sightings):
         state.made(i, recorded.position)
         state.failures.pop(i, None)
         state.kills.pop(i, None)
-        state.forced.take(i, event.run)
-        state.due.take(i, min(event.run, rest))
-        self.satisfy(state, i, min(event.run, rest))
+        if i in state.forced:
+            state.forced.take(i, event.run)
+        if i in state.due:
+            state.due.take(i, min(event.run, rest))
+        if i in state.demand:
+            self.satisfy(state, i, min(event.run, rest))
         if changed:
             state.set_version(i, found, recorded.position)
         # Those below owe what a run pays, so they will look; but nobody owes a wall's debt, nor
@@ -156,6 +168,8 @@ class Staleness(Sightings):
         first of that, NOTHING if there is none.
         """
         feeds, found = state.live[i].feeds, event.absorbed
+        if not (feeds or state.absorbed or state.elsewhere or state.halfway):
+            return NOTHING  # it reads nothing change by change, and never did
         if not feeds or found is None or not found.rest:
             absorb(state, i, feeds, event.run, event.run)
             return NOTHING
@@ -169,16 +183,18 @@ class Staleness(Sightings):
         names = []
         for target in event.targets:
             cell = self.cell(target.asset, target.partition)
-            if cell is None or cell.running:
+            if cell is None:
                 continue
             state, i = cell.home, cell.i
+            if i in state.live:
+                continue
             as_decided = target.code_version == state.spec.code_version
             trial = state.trial if as_decided else target.code_version
             live = Live(recorded.position, state.owed[i], fingerprint(state, i), trial)
             state.live[i] = live
             if state.ready[i] == BULK:
                 self.live_bulk.add(recorded.position)
-            if is_suspect(state, i):
+            if state.kills and is_suspect(state, i):
                 self.live_suspects.add(recorded.position)
             if state.reads_changes:
                 live.feeds = feeds_of(state, i)
@@ -191,7 +207,7 @@ class Staleness(Sightings):
             if state in self.ready:  # served last, so it comes last
                 del self.ready[state]
                 self.ready[state] = None
-            names.append(cell.key)
+            names.append(state.key(i))
         self._runs[recorded.position] = names
 
     def _succeeded(self, event: RunSucceeded, recorded: Recorded) -> None:
@@ -256,7 +272,8 @@ class Staleness(Sightings):
 
     def _live(self, run: int, name: AssetPartition) -> Cell | None:
         cell = self.cell(*name)
-        return cell if cell is not None and cell.run == run else None
+        live = cell.home.live.get(cell.i) if cell is not None else None
+        return cell if live is not None and live.run == run else None
 
     # --- wishes -------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@ states. Plain data with small questions; only `debts` and `staleness` change it.
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 
 from freshet.engine.keys import AssetPartition, PartitionKey
@@ -56,6 +56,8 @@ class AssetState(Columns):
         """
         self.told_below = False
         """Does somebody below go on without what is stuck?"""
+        self.plain = False
+        """Is a row of it looked at as in `plain`?"""
         self.define(spec, space_of(spec.partitions))
 
     def __getstate__(self) -> dict[str, object]:
@@ -206,8 +208,8 @@ class Link:
     """One edge between two asset states."""
 
     __slots__ = (
-        "changes", "deadline_us", "dep", "down", "is_self", "lane", "last", "many", "rule", "up",
-        "whole",
+        "changes", "deadline_us", "dep", "down", "is_self", "lane", "last", "many", "rule", "shift",
+        "up", "whole",
     )  # fmt: skip
 
     def __init__(self, dep: Dependency, up: AssetState, down: AssetState) -> None:
@@ -218,6 +220,10 @@ class Link:
         self.lane = lane_between(dep.mapping, up.space, down.space, up.spec.partitions)
         self.whole = isinstance(dep.mapping, All)
         self.last = isinstance(dep.mapping, Last)
+        self.shift = self.lane.shift
+        """Where a row reads one row of the other side: at this distance; None where it may read
+        more, or another.
+        """
         self.many = is_many(dep.mapping, up.spec.partitions, down.spec.partitions)
         self.rule = dep.missing or "wait"
         self.changes = dep.changes
@@ -244,8 +250,14 @@ class Link:
             return range(newest, newest + 1) if newest >= 0 else ()
         return self.lane.reads(i, self.up.n)
 
-    def readers(self, j: int) -> Iterator[int]:
+    def readers(self, j: int) -> Iterable[int]:
         """Existing downstream rows that read upstream row j."""
+        if self.shift is None:
+            return self._readers(j)
+        i, down = j - self.shift, self.down
+        return (i,) if 0 <= i < down.n and down.exists[i] else ()
+
+    def _readers(self, j: int) -> Iterator[int]:
         exists, n = self.down.exists, self.down.n
         for i in self.lane.readers(j, n):
             if i >= n:

@@ -2,7 +2,14 @@
 
 from msgspec.structs import replace
 
-from freshet.engine.events import EngineReloaded, EngineStarted, EngineStopped, Recorded
+from freshet.engine.events import (
+    AnyEvent,
+    EngineReloaded,
+    EngineStarted,
+    EngineStopped,
+    Recorded,
+    Unknown,
+)
 from freshet.engine.keys import AssetKey, PartitionKey
 from freshet.projections.catalog import Catalog
 from freshet.projections.causes import Status, status
@@ -13,10 +20,13 @@ from freshet.projections.delays import Delays
 from freshet.projections.demands import Demands
 from freshet.projections.jobs import Jobs
 from freshet.projections.pauses import Pauses
+from freshet.projections.projection import Fold, Projection
 from freshet.projections.promises import Promises
 from freshet.projections.runs import Runs
 from freshet.projections.sensors import Sensors
 from freshet.projections.staleness import Staleness
+
+ENGINE = (EngineStarted, EngineReloaded, EngineStopped)
 
 
 class View:
@@ -42,6 +52,7 @@ class View:
         """The last that a daemon has run under; empty if none ever has."""
         self.slots = 0
         """Of the last daemon; 0: not known."""
+        self._heeding = self._who_heeds()
 
     def apply(self, recorded: Recorded) -> None:
         """Fold the next event. Events must come in order and without gaps."""
@@ -49,22 +60,32 @@ class View:
             raise ValueError(f"event {recorded.position} cannot follow position {self.position}")
         self.position = recorded.position
         self.recorded_at = recorded.recorded_at
-        self.staleness.apply(recorded)
-        self.runs.apply(recorded)
-        self.jobs.apply(recorded)
-        self.circuits.apply(recorded)
-        self.delays.apply(recorded)
-        self.promises.apply(recorded)
-        self.catalog.apply(recorded)
-        self.checks.apply(recorded)
-        self.sensors.apply(recorded)
-        self.pauses.apply(recorded)
-        self.backfills.apply(recorded)
-        if isinstance(recorded.event, EngineStarted | EngineStopped):
+        self.runs.ended = ()
+        event = recorded.event
+        for fold in self._heeding[type(event)]:
+            fold(event, recorded)
+
+    def _who_heeds(self) -> dict[type[object], tuple[Fold, ...]]:
+        """By type of event the folds that it concerns, in order: each may read those before it."""
+        projections: tuple[Projection, ...] = (
+            self.staleness, self.runs, self.jobs, self.circuits, self.delays, self.promises,
+            self.catalog, self.checks, self.sensors, self.pauses, self.backfills,
+        )  # fmt: skip
+        found: dict[type[object], tuple[Fold, ...]] = {}
+        for kind in (*AnyEvent.__args__, Unknown):
+            folds = [fold for one in projections if (fold := one.heeds(kind)) is not None]
+            found[kind] = (*folds, self._engine) if kind in ENGINE else tuple(folds)
+        return found
+
+    def _engine(
+        self, event: EngineStarted | EngineReloaded | EngineStopped, recorded: Recorded
+    ) -> None:
+        """A daemon started, stopped, or took on other definitions."""
+        if not isinstance(event, EngineReloaded):
             self.engine = recorded
-            self.profile = getattr(recorded.event, "profile", "") or self.profile
-        if isinstance(recorded.event, EngineStarted | EngineReloaded):
-            self.slots = recorded.event.slots
+            self.profile = getattr(event, "profile", "") or self.profile
+        if not isinstance(event, EngineStopped):
+            self.slots = event.slots
 
     def status(self, asset: AssetKey, partition: PartitionKey) -> Status | None:
         """Is this asset partition fresh, and if not, why? None when it does not exist."""

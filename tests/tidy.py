@@ -73,6 +73,7 @@ LAYERS = (
         "3 meaning",
         True,
         (
+            "projections.projection",
             "projections.pauses",
             "projections.demands",
             "projections.sensors",
@@ -88,6 +89,7 @@ LAYERS = (
             "projections.states",
             "projections.feeds",
             "projections.cells",
+            "projections.plain",
             "projections.kills",
             "projections.alarms",
             "projections.pulls",

@@ -1,0 +1,35 @@
+"""What every projection is: a fold for each type of event that concerns it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from freshet.engine.events import Recorded, RunAbandoned, RunCancelled, RunFailed, RunSucceeded
+
+Fold = Callable[[Any, Recorded], None]
+"""Takes an event, and the same with its place in history."""
+
+AnyEnd = RunSucceeded | RunFailed | RunCancelled | RunAbandoned
+"""How a run may end."""
+
+
+def at_the_end(fold: Fold) -> dict[type[object], Fold]:
+    """The same fold for each way in which a run may end."""
+    return dict.fromkeys(AnyEnd.__args__, fold)
+
+
+class Projection:
+    """A state of something, folded from the stream. Only `apply` changes it."""
+
+    def __init__(self) -> None:
+        self.folds: dict[type[object], Fold] = {}
+        """By type of event. No other event concerns it."""
+
+    def heeds(self, kind: type[object]) -> Fold | None:
+        """What folds events of this type, if they concern it."""
+        return self.folds.get(kind)
+
+    def apply(self, recorded: Recorded) -> None:
+        """Fold the next event."""
+        fold = self.heeds(type(recorded.event))
+        if fold is not None:
+            fold(recorded.event, recorded)
