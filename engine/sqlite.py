@@ -18,11 +18,12 @@ from freshet.engine.errors import FreshetError, StreamError
 from freshet.engine.events import AnyEvent, Recorded, Unknown
 from freshet.engine.keys import AssetKey
 from freshet.engine.lease import Lease
-from freshet.engine.sqlite_file import create, in_one_hop, is_new, may, refusal, writing
+from freshet.engine.sqlite_file import create, is_new, may, refusal, start_in_one_hop, writing
 from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.sqlite_rows import (
     NotStoredError,
     Tail,
+    Written,
     write_group,
 )
 from freshet.engine.stream import (
@@ -50,7 +51,8 @@ class _Waiting(NamedTuple):
 class SqliteStream:
     """The writer of a stream, and its readers' view within the same process.
 
-    One task and one connection write; nothing is written before the first append. Reading goes
+    One connection writes, one transaction after the other, each in one hop to its thread and back:
+    what arrives meanwhile is the next one. Nothing is written before the first append. Reading goes
     through a read-only connection or the ring of recent events. Not thread-safe: one event loop.
     """
 
@@ -65,10 +67,14 @@ class SqliteStream:
         self._refused = ("", 0.0)
         self._clock = clock
         self._connection: aiosqlite.Connection | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._recent = Recent(tail.position)
         self._queue: deque[_Waiting] = deque()
         self._pending = 0
-        self._arrived = asyncio.Event()
+        self._busy = False
+        """Is a transaction under way, or about to begin?"""
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._turn = anyio.Lock()
         self._room = asyncio.Event()
 
@@ -89,15 +95,12 @@ class SqliteStream:
             await _prepare_file(path)
             async with SqliteReader.open(path) as reader:
                 stream = cls(path, reader, await reader.tail(), clock)
-                # A task of its own and not of a task group: it must outlive any cancellation
-                # around it, and wrap no error of the caller. It records its own failures.
-                writer = asyncio.create_task(stream._write(), name="freshet stream writer")
                 try:
                     yield stream
                 finally:
                     with anyio.CancelScope(shield=True):
                         stream._close()
-                        await writer
+                        await stream._idle.wait()
         finally:
             if stream is not None:  # last, so that SQLite leaves nothing beside the file
                 with anyio.CancelScope(shield=True):
@@ -141,10 +144,14 @@ class SqliteStream:
         if self._turn.locked() or not self._fits(append):
             await self._wait_for_room(append)
         self._refuse_if_ended()
-        outcome: asyncio.Future[range] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[range] = loop.create_future()
         self._queue.append(_Waiting(append, outcome))
         self._pending += len(append.facts)
-        self._arrived.set()
+        if not self._busy:
+            self._busy = True
+            self._idle.clear()
+            loop.call_soon(self._begin)  # and not now: who appends in the same turn comes along
         return await outcome
 
     async def read(
@@ -204,7 +211,6 @@ class SqliteStream:
     def _close(self) -> None:
         self._recent.end()
         self._room.set()
-        self._arrived.set()
 
     def _drain(self) -> list[_Waiting]:
         group, size = [], 0
@@ -215,29 +221,49 @@ class SqliteStream:
         self._room.set()
         return group
 
-    # --- the writer task ----------------------------------------------------------------------
+    # --- transactions -------------------------------------------------------------------------
 
-    async def _write(self) -> None:
+    def _begin(self) -> None:
         """Commit what waits in one transaction; what arrives meanwhile is the next one."""
-        while True:
-            while group := self._drain():
-                await self._commit(group)
-            if self._recent.closed:
-                return
-            self._arrived.clear()
-            await self._arrived.wait()
+        while group := self._drain():
+            if self._recent.failure is not None:
+                _refuse(group, self._recent.failure)
+                continue
+            try:
+                self._start(group)
+            except Exception as error:  # recorded: as the failure of the stream and each append
+                self._not_committed(group, error)
+                continue
+            return
+        self._busy = False
+        self._idle.set()
 
-    async def _commit(self, group: list[_Waiting]) -> None:
-        if self._recent.failure is not None:
-            return _refuse(group, self._recent.failure)
+    def _start(self, group: list[_Waiting]) -> None:
+        if self._connection is None:
+            # A task of its own and not of a task group: it must outlive any cancellation around
+            # it, and wrap no error of the caller. Held, as the loop alone would not hold it.
+            self._connecting = asyncio.create_task(self._connect(group))
+            return
+        self._check_place()
         appends = [waiting.append for waiting in group]
+        work = partial(write_group, self._path, self._tail, self._claimed, appends, self._clock())
+        start_in_one_hop(self._connection, work, partial(self._committed, group))
+
+    async def _connect(self, group: list[_Waiting]) -> None:
         try:
-            connection = self._connection = self._connection or await writing(self._path)
-            self._check_place()
-            work = partial(
-                write_group, self._path, self._tail, self._claimed, appends, self._clock()
-            )
-            written = await in_one_hop(connection, work)
+            self._connection = await writing(self._path)
+            self._start(group)
+        except BaseException as error:  # recorded: as the failure of the stream and each append
+            self._not_committed(group, error)
+            self._begin()
+
+    def _committed(
+        self, group: list[_Waiting], written: Written | None, error: BaseException | None
+    ) -> None:
+        """The transaction is over: tell who waited, and go on."""
+        if written is None:
+            self._not_committed(group, error or RuntimeError("the transaction said nothing"))
+        else:
             self._tail = written.tail
             self._refused = ("", 0.0)
             if written.recorded:
@@ -245,8 +271,7 @@ class SqliteStream:
                 self._recent.publish(written.recorded)
             for waiting, outcome in zip(group, written.outcomes, strict=True):
                 _resolve(waiting.outcome, outcome)
-        except BaseException as error:  # recorded: as the failure of the stream and each append
-            self._not_committed(group, error)
+        self._begin()
 
     def _check_place(self) -> None:
         """Is the file that is open still the one at the path? What is written to one that was
@@ -272,8 +297,6 @@ class SqliteStream:
         failure = error if isinstance(error, StreamError) else _unknown_outcome(self._path, error)
         self._recent.end(failure)
         _refuse(group, failure)
-        if not isinstance(error, Exception):
-            raise error  # cancelled at the end of the loop: its outcome is as unknown as any
 
     async def _disconnect(self) -> None:
         if self._connection is None:

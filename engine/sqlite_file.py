@@ -1,5 +1,6 @@
 """The SQLite file of a stream: its tables, its making, its connections, why a file is refused."""
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -136,6 +137,26 @@ async def in_one_hop(
     """
     result: T = await connection._execute(lambda: work(connection._conn))  # type: ignore[no-untyped-call]
     return result
+
+
+def start_in_one_hop(
+    connection: aiosqlite.Connection,
+    work: Callable[[sqlite3.Connection], T],
+    done: Callable[[T | None, BaseException | None], None],
+) -> None:
+    """As `in_one_hop`, for who does not wait: `done` is called in the loop, with the result or the
+    error. No cancellation reaches it, and the loop wakes up once.
+    """
+    loop = asyncio.get_running_loop()
+
+    def hop() -> None:
+        try:
+            result, raised = work(connection._conn), None
+        except BaseException as error:  # recorded: handed to `done`
+            result, raised = None, error
+        loop.call_soon_threadsafe(done, result, raised)
+
+    connection._tx.put_nowait((None, hop))
 
 
 async def writing(path: Path) -> aiosqlite.Connection:
