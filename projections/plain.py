@@ -1,7 +1,8 @@
 """Plain rows: those whose policy asks for everything and that wait for one row over each edge. By
 far most rows are; what settles any row is asked of them without ranges, sums and minima.
 
-The answers are those of `cells.gate` and `cells.must_run`, at a third of their cost.
+The answers are those of `cells` (`gate`, `must_run`, `fingerprint`, `upstream_owed`), all in one
+look at each edge.
 """
 
 from freshet.projections.marks import NOTHING
@@ -10,7 +11,7 @@ from freshet.projections.sums import MASK
 
 
 def is_plain(state: AssetState) -> bool:
-    """May `weigh` be asked? True of an asset from one deployment to the next."""
+    """May the questions here be asked? True of an asset from one deployment to the next."""
     if not state.is_eager or state.tells or state.relook or state.reads_changes:
         return False
     return all(
@@ -21,27 +22,35 @@ def is_plain(state: AssetState) -> bool:
     )
 
 
-def weigh(state: AssetState, i: int) -> tuple[bool, bool]:
-    """Has everything a plain row waits for arrived, and would a run do something new?"""
-    is_open, total, floor = True, 0, state.owed[i]
+def weigh(state: AssetState, i: int) -> tuple[bool, int, int]:
+    """Of what a plain row reads: is all of it there, the oldest change that it has not absorbed,
+    and the sum of its versions, which is the row's fingerprint.
+    """
+    complete, low, total = True, NOTHING, 0
     for link in state.up:
         up, shift = link.up, link.shift
         assert shift is not None
         j = i + shift
         if j < 0:
             continue  # before the first there is nothing to read
-        if j >= up.n or not up.there[j]:
-            is_open = False
+        if j >= up.n:
+            complete = False
             continue
+        if not up.there[j]:
+            complete = False
         total += up.hash[j]
-        if up.owed[j] <= floor < NOTHING and not up.is_wall:
-            is_open = False
+        if up.owed[j] < low and not up.is_wall:
+            low = up.owed[j]
+    return complete, low, total & MASK
+
+
+def has_news(state: AssetState, i: int, total: int) -> bool:
+    """Would a run of a plain row with this fingerprint do something new?"""
     number = state.code[i]
-    news = (
+    return (
         not number
         or not state.there[i]
-        or state.consumed[i] != total & MASK
+        or state.consumed[i] != total
         or state.codes[number - 1] != state.spec.code_version
         or i in state.forced
     )
-    return is_open, news

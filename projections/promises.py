@@ -76,14 +76,14 @@ class Promises(Projection):
         self._pauses = pauses
         self._circuits = circuits
 
-    def heeds(self, kind: type[object]) -> Fold:
-        """Every event: what is promised may move with anything."""
-        return self._fold
+    def heeds(self, kind: type[object]) -> Fold | None:
+        """Every event, as what is promised may move with anything; while no policy looks at a
+        clock, few.
+        """
+        return self._fold if self._watching or kind in ALWAYS else None
 
     def _fold(self, event: Any, recorded: Recorded) -> None:
         """Fold one event, after the projections this one reads."""
-        if not self._watching and type(event) not in ALWAYS:
-            return
         now = recorded.recorded_at
         match event:
             case EngineStarted(slots=slots) | EngineReloaded(slots=slots):
@@ -115,6 +115,7 @@ class Promises(Projection):
             self._look(cell, now)
         for state, i, _ in self._staleness.marks.moved:
             self._look(Cell(state, i), now)
+        self._staleness.marks.moved.clear()  # it was of this event
         for target in self._runs.ended:
             state = self._staleness.states.get(target.asset)
             if state is not None:

@@ -23,7 +23,7 @@ from freshet.projections.cells import (
 )
 from freshet.projections.ledger import Ledger
 from freshet.projections.marks import BULK, FRESH, LIVE, MISSING, MOVING, NOTHING, STALE, WAITING
-from freshet.projections.plain import weigh
+from freshet.projections.plain import has_news, weigh
 from freshet.projections.states import AssetState
 
 
@@ -52,17 +52,18 @@ class Settling(Ledger):
         if state.is_source:
             state.state[i] = FRESH if state.there[i] else MISSING
             return
-        was, owes, runs = state.ready[i], state.owed[i] < NOTHING, i in state.live
-        open_, news = SHUT, False
-        if owes or runs:
-            if state.plain:
-                is_open, news = weigh(state, i)
-                open_ = OPEN if is_open and not runs else SHUT
-            else:
-                open_ = gate(state, i) if not runs else SHUT
-                news = must_run(state, i)
+        was, owed, runs = state.ready[i], state.owed[i], i in state.live
+        owes, open_, news = owed < NOTHING, SHUT, False
+        if state.plain and (owes or runs):
+            complete, low, total = weigh(state, i)
+            open_ = OPEN if complete and low > owed and not runs else SHUT
+            news = has_news(state, i, total)
+        elif owes or runs:
+            open_ = gate(state, i) if not runs else SHUT
+            news = must_run(state, i)
         if open_ == SHUT:
-            self.unlist(state, i)
+            if was or self.timed.at:
+                self.unlist(state, i)
             if state.due and not owes and not runs:
                 state.due.take(i)
         elif news:
@@ -117,7 +118,7 @@ class Settling(Ledger):
 
     def _list(self, state: AssetState, i: int, open_: int) -> None:
         """Put a row that would do something new where its policy and its last failure say."""
-        failure = state.failures.get(i)
+        failure = state.failures.get(i) if state.failures else None
         at = due_us(state, i) if open_ == GAPS else 0
         if not (state.is_eager or wanted(state, i)):
             self.unlist(state, i)
@@ -131,7 +132,8 @@ class Settling(Ledger):
             self.unlist(state, i)
             self.timed.set(Cell(state, i), at)
         else:
-            self._unlist_timed(state, i)
+            if self.timed.at:
+                self._unlist_timed(state, i)
             state.set_ready(i, BULK if self.bulk and self._is_bulk(state, i) else LIVE)
             if state not in self.ready:
                 self.ready[state] = None

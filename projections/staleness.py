@@ -43,6 +43,7 @@ from freshet.projections.deployment import deploy, link_up, next_opening, open_b
 from freshet.projections.feeds import absorb, feeds_of, read_again
 from freshet.projections.kills import is_suspect, kills_of
 from freshet.projections.marks import BULK, FRESH, NOTHING, Kills, Live, Tally, failure_of
+from freshet.projections.plain import weigh
 from freshet.projections.projection import Fold
 from freshet.projections.pulls import needed_above
 from freshet.projections.sightings import Sightings
@@ -83,21 +84,20 @@ class Staleness(Sightings):
         self.__dict__.update(state)
         link_up(self)
 
-    def heeds(self, kind: type[object]) -> Fold:
-        """Every event: what moved is of the last one alone."""
-        return self._fold if kind in self.folds else self._rest
-
-    def _rest(self, event: Any, recorded: Recorded) -> None:
-        self.marks.moved.clear()
+    def heeds(self, kind: type[object]) -> Fold | None:
+        """What folds and settles events of this type."""
+        return self._fold if kind in self.folds else None
 
     def _fold(self, event: Any, recorded: Recorded) -> None:
         """Fold one event; afterwards everything is settled."""
-        self.marks.moved.clear()
+        if self.marks.moved:
+            self.marks.moved.clear()
         self.position = recorded.position
         self.marks.now = (recorded.position, recorded.recorded_at)
         self.folds[type(event)](event, recorded)
         self.settle()
-        self.marks.known.clear()
+        if self.marks.known:
+            self.marks.known.clear()
         if self.timed.at:
             self.timed.trim()
 
@@ -190,7 +190,11 @@ class Staleness(Sightings):
                 continue
             as_decided = target.code_version == state.spec.code_version
             trial = state.trial if as_decided else target.code_version
-            live = Live(recorded.position, state.owed[i], fingerprint(state, i), trial)
+            if state.plain:
+                _, low, total = weigh(state, i)
+            else:
+                low, total = upstream_owed(state, i), fingerprint(state, i)
+            live = Live(recorded.position, state.owed[i], total, trial)
             state.live[i] = live
             if state.ready[i] == BULK:
                 self.live_bulk.add(recorded.position)
@@ -198,8 +202,12 @@ class Staleness(Sightings):
                 self.live_suspects.add(recorded.position)
             if state.reads_changes:
                 live.feeds = feeds_of(state, i)
-            self._set_next(live, upstream_owed(state, i))
-            self.touch(state, i)
+            if low < NOTHING:
+                self._set_next(live, low)
+            if len(event.targets) == 1:
+                self._settle_one(state, i)  # nothing that it reads has moved
+            else:
+                self.touch(state, i)
             if not state.there[i]:
                 self.touch_below(state, i, skipping=True)  # who goes on without it waits for it now
             state.cursor = i + 1
@@ -239,8 +247,9 @@ class Staleness(Sightings):
         """End a run for the rows it did not materialize: each owes again what it set out to pay.
         `failed` says how it ended, if not like this of its own accord.
         """
-        self.live_bulk.discard(run)
-        self.live_suspects.discard(run)
+        if self.live_bulk or self.live_suspects:
+            self.live_bulk.discard(run)
+            self.live_suspects.discard(run)
         for name in self._runs.pop(run, ()):
             cell = self._live(run, name)
             if cell is None:
@@ -266,7 +275,8 @@ class Staleness(Sightings):
         state.owe(i, owed)
         if owed < live.paying and not state.is_wall:
             self.mark_below(state, i, owed)  # they owe what it set out to pay, which is later
-        self._set_next(live, NOTHING)
+        if live.next < NOTHING:
+            self._set_next(live, NOTHING)
         self.touch(state, i)
         self.touch_below(state, i)
 

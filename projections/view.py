@@ -7,6 +7,7 @@ from freshet.engine.events import (
     EngineReloaded,
     EngineStarted,
     EngineStopped,
+    GraphDeployed,
     Recorded,
     Unknown,
 )
@@ -25,8 +26,6 @@ from freshet.projections.promises import Promises
 from freshet.projections.runs import Runs
 from freshet.projections.sensors import Sensors
 from freshet.projections.staleness import Staleness
-
-ENGINE = (EngineStarted, EngineReloaded, EngineStopped)
 
 
 class View:
@@ -74,8 +73,15 @@ class View:
         found: dict[type[object], tuple[Fold, ...]] = {}
         for kind in (*AnyEvent.__args__, Unknown):
             folds = [fold for one in projections if (fold := one.heeds(kind)) is not None]
-            found[kind] = (*folds, self._engine) if kind in ENGINE else tuple(folds)
+            found[kind] = tuple(folds)
+        for kind in (EngineStarted, EngineReloaded, EngineStopped):
+            found[kind] = (*found[kind], self._engine)
+        found[GraphDeployed] = (*found[GraphDeployed], self._deployed)
         return found
+
+    def _deployed(self, event: GraphDeployed, recorded: Recorded) -> None:
+        """Other definitions may concern themselves with other events."""
+        self._heeding = self._who_heeds()
 
     def _engine(
         self, event: EngineStarted | EngineReloaded | EngineStopped, recorded: Recorded
