@@ -154,6 +154,12 @@ class Engine:
         ):
             await anyio.sleep(0)
 
+    async def live_run(self) -> int:
+        """Wait until something runs; the run, or the first of several."""
+        while not self.view.runs.live:
+            await anyio.sleep(0)
+        return next(iter(self.view.runs.live))
+
     def status(self, name: str) -> Status:
         found = self.view.status(*parse_asset_partition(name))
         assert found is not None, name

@@ -18,12 +18,6 @@ pytestmark = pytest.mark.anyio
 RAW = fr.source("raw")
 
 
-async def live_run(under_test: Engine) -> int:
-    while not under_test.view.runs.live:
-        await anyio.sleep(0)
-    return next(iter(under_test.view.runs.live))
-
-
 @pytest.mark.parametrize("made_by", ["loop", "thread"])
 async def test_what_is_cancelled_publishes_nothing_and_is_left_alone(made_by: str) -> None:
     """Until there is something new; and the engine goes on, also where a thread cannot be ended."""
@@ -51,7 +45,7 @@ async def test_what_is_cancelled_publishes_nothing_and_is_left_alone(made_by: st
 
     async with engine(RAW, asset, below) as under_test:
         await under_test.change("raw", "1")
-        run = await live_run(under_test)
+        run = await under_test.live_run()
         await under_test.say(RunCancelled(run, "a mistake"))
         while under_test.loop.runner.live:
             await anyio.sleep(0.001)
@@ -82,7 +76,7 @@ async def test_a_person_may_have_it_built_all_the_same() -> None:
 
     async with engine(RAW, slow) as under_test:
         await under_test.change("raw", "1")
-        await under_test.say(RunCancelled(await live_run(under_test)))
+        await under_test.say(RunCancelled(await under_test.live_run()))
         gate.set()
         await under_test.settled()
         await under_test.demand("slow")

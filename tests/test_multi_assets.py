@@ -108,8 +108,7 @@ async def test_a_change_during_a_run_is_one_more_run_of_all() -> None:
 
     async with engine(SALES, both) as under_test:
         await under_test.change("sales", "1")
-        while not under_test.view.runs.live:
-            await anyio.sleep(0)
+        await under_test.live_run()
         await under_test.change("sales", "2")
         gate.set()
         await under_test.quiet()
@@ -402,8 +401,7 @@ async def test_an_output_that_is_added_during_a_run_waits_for_its_end() -> None:
 
     async with engine(SALES, fewer) as under_test:
         await under_test.change("sales", "a")
-        while not under_test.view.runs.live:
-            await anyio.sleep(0)
+        await under_test.live_run()
         await under_test.redeploy(SALES, more)
         await under_test.loop.act()
         await under_test.folded()

@@ -106,8 +106,7 @@ async def test_what_is_being_made_anew_is_left_alone(tmp_path: Path) -> None:
         await under_test.quiet()
         gate = anyio.Event()
         await under_test.demand("slow")
-        while not under_test.view.runs.live:
-            await anyio.sleep(0)
+        await under_test.live_run()
         place.remove(tmp_path, "slow")
         assert await place.sweep() == 0
         gate.set()
