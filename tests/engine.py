@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 
-from freshet.engine.assets import Asset, Source
+from freshet.engine.assets import Asset, Source, asset
 from freshet.engine.checks import Check, checks_by_asset
 from freshet.engine.definitions import Definitions
 from freshet.engine.events import (
@@ -184,6 +184,17 @@ class Engine:
             for event in started
             for t in event.targets
         ]
+
+
+def gated() -> tuple[Asset, anyio.Event]:
+    """The asset `slow`, made of a source `raw`, which runs until the event is set."""
+    gate = anyio.Event()
+
+    async def slow(raw: str) -> str:
+        await gate.wait()
+        return raw
+
+    return asset(slow), gate
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import pytest
 import freshet as fr
 from freshet.engine.events import Materialized, RunCancelled, RunStarted
 from freshet.engine.keys import AssetPartition
-from tests.engine import Engine, engine
+from tests.engine import engine, gated
 from tests.test_cli import Place
 
 pytestmark = pytest.mark.anyio
@@ -67,13 +67,7 @@ async def test_what_is_cancelled_publishes_nothing_and_is_left_alone(made_by: st
 
 
 async def test_a_person_may_have_it_built_all_the_same() -> None:
-    gate = anyio.Event()
-
-    @fr.asset
-    async def slow(raw: str) -> str:
-        await gate.wait()
-        return raw
-
+    slow, gate = gated()
     async with engine(RAW, slow) as under_test:
         await under_test.change("raw", "1")
         await under_test.say(RunCancelled(await under_test.live_run()))

@@ -19,7 +19,7 @@ from freshet.engine.intents import Intent, Intents
 from freshet.engine.keys import AssetPartition
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.target import load_project
-from tests.engine import Engine, engine
+from tests.engine import Engine, engine, gated
 from tests.test_recovery import began
 
 pytestmark = pytest.mark.anyio
@@ -64,13 +64,7 @@ async def test_who_does_not_let_itself_be_cancelled_is_told_once_and_left_behind
 
 
 async def test_a_store_that_cannot_discard_ends_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = anyio.Event()
-
-    @fr.asset
-    async def slow(raw: str) -> str:
-        await gate.wait()
-        return raw
-
+    slow, gate = gated()
     async with engine(RAW, slow) as e:
 
         def away(*_: object) -> None:
@@ -220,13 +214,7 @@ def test_what_is_no_store_and_no_hook_is_refused(options: Any) -> None:
 
 
 async def test_waiting_for_rest_and_for_the_last_run_do_not_take_each_others_news() -> None:
-    gate = anyio.Event()
-
-    @fr.asset
-    async def slow(raw: str) -> str:
-        await gate.wait()
-        return raw
-
+    slow, gate = gated()
     async with engine(RAW, slow) as e:
         await e.change("raw", "1")
         await e.live_run()
