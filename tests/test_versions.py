@@ -55,6 +55,16 @@ async def data_version(under_test: Engine, name: str) -> str:
     return version.data_version
 
 
+async def built_twice(under_test: Engine) -> str:
+    """Of `raw` at "1", then at "2"; the first data version of `made`."""
+    await under_test.change("raw", "1")
+    await under_test.quiet()
+    first = await data_version(under_test, "made")
+    await under_test.change("raw", "2")
+    await under_test.quiet()
+    return first
+
+
 # --- what follows from a rollback -----------------------------------------------------------------
 
 
@@ -99,12 +109,7 @@ async def test_what_is_made_from_it_follows_and_it_itself_stays() -> None:
 async def test_it_stays_though_its_input_goes_back_to_what_it_had_before() -> None:
     """What counts from a rollback on is what its inputs were then: an equal version is no news."""
     async with engine(RAW, made, below) as e:
-        for version in ("1", "2"):
-            await e.change("raw", version)
-            await e.quiet()
-        first = next(
-            r.event for r in await e.history() if isinstance(r.event, Materialized)
-        ).data_version
+        first = await built_twice(e)
         await back(e, "made", first)
         await e.quiet()
         head = e.stream.head
@@ -125,12 +130,7 @@ async def test_it_is_built_anew_when_somebody_asks_or_its_code_changes() -> None
         return f"other of {raw}"
 
     async with engine(RAW, made, below) as e:
-        for version in ("1", "2"):
-            await e.change("raw", version)
-            await e.quiet()
-        first = next(
-            r.event for r in await e.history() if isinstance(r.event, Materialized)
-        ).data_version
+        first = await built_twice(e)
         await back(e, "made", first)
         await e.quiet()
         head = e.stream.head
@@ -275,7 +275,7 @@ async def test_a_live_run_loads_what_it_was_started_with_however_many_came_since
             await anyio.sleep(0.001)
         for version in "23456":
             await e.change("raw", version)
-            while "fresh" not in {e.status("part@a").state} or e.status("part@b").state != "fresh":
+            while {e.status(f"part@{key}").state for key in "ab"} != {"fresh"}:
                 await anyio.sleep(0.001)
         kept = e.store.versions(AssetPartition("part", "a"))
         assert len(kept) == 6
@@ -531,11 +531,7 @@ async def test_a_version_collected_while_the_rollback_waits_is_refused() -> None
         refused.append(failed.value.message)
 
     async with engine(RAW, made, store=store) as e:
-        await e.change("raw", "1")
-        await e.quiet()
-        first = await data_version(e, "made")
-        await e.change("raw", "2")
-        await e.quiet()
+        first = await built_twice(e)
         assert store.versions(target)[-1].data_version == first
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
