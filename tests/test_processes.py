@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -424,6 +425,16 @@ def helped(folder: Path) -> tuple[str, Path]:
     return HELPED.replace("HELPER", name), helper
 
 
+@asynccontextmanager
+async def helped_at_work(folder: Path) -> AsyncIterator[tuple[Works, Path]]:
+    """That project at work, once all is built of version 1; and the other module's file."""
+    text, helper = helped(folder)
+    async with at_work(folder, text) as works:
+        await works.change("1")
+        await works.ended(2)
+        yield works, helper
+
+
 async def said(works: Works, *names: str) -> list[object]:
     """The values of these assets as they are now."""
     store = works.loop.definitions.store
@@ -435,10 +446,7 @@ async def test_after_a_reload_processes_run_the_same_code_as_threads(tmp_path: P
     """Also if only a helper has changed, of which the definitions say nothing; no worker from
     before is used again.
     """
-    text, helper = helped(tmp_path)
-    async with at_work(tmp_path, text) as works:
-        await works.change("1")
-        await works.ended(2)
+    async with helped_at_work(tmp_path) as (works, helper):
         before = number_in(tmp_path / "pid")
         assert await said(works, "far", "near") == ["old 1", "old 1"]
         helper.write_text('WORD = "new"')  # as long as before, and within the same second
@@ -454,10 +462,7 @@ async def test_after_a_reload_processes_use_the_store_that_the_daemon_does(
     tmp_path: Path,
 ) -> None:
     """Also if no file of the code has changed, but something that it reads."""
-    text, _ = helped(tmp_path)
-    async with at_work(tmp_path, text) as works:
-        await works.change("1")
-        await works.ended(2)
+    async with helped_at_work(tmp_path) as (works, _):
         (tmp_path / "where").write_text("b.db")
         await works.running.reload()
         await works.change("2")
@@ -470,10 +475,7 @@ async def test_a_helper_that_changed_meanwhile_is_not_mixed_with_the_one_loaded(
     tmp_path: Path,
 ) -> None:
     """By a worker that takes the place of one that died; after a reload all goes on."""
-    text, helper = helped(tmp_path)
-    async with at_work(tmp_path, text) as works:
-        await works.change("1")
-        await works.ended(2)
+    async with helped_at_work(tmp_path) as (works, helper):
         helper.write_text('WORD = "new"')
         await works.change("2")
         await works.ended(4)
