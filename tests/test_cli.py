@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import anyio
@@ -55,8 +55,26 @@ PATIENCE_S = 60
 """Bound on waits for another process that take milliseconds when nothing is wrong."""
 
 
+def freshet(
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command there, to its end; in the environment of the tests, or in this one."""
+    return subprocess.run(
+        [sys.executable, "-m", "freshet", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
 class Place:
     """A project folder, the commands run in it, and its daemon."""
+
+    environment: dict[str, str] | None = None
+    """That of all commands, where it is not the one of the tests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,20 +83,13 @@ class Place:
         self.daemon: subprocess.Popen[str] | None = None
 
     def freshet(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "freshet", *arguments],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        return freshet(self.folder, *arguments, environment=self.environment)
 
     def start(self, *options: str, **environment: str) -> None:
         self.daemon = subprocess.Popen(
             [sys.executable, "-m", "freshet", "run", "project.py", *options],
             cwd=self.folder,
-            env={**os.environ, **environment},
+            env={**(self.environment or os.environ), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -28,7 +28,7 @@ from freshet.engine.reactor import decide
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.sqlite_reader import SqliteReader
 from tests.engine import engine
-from tests.test_cli import PATIENCE_S
+from tests.test_cli import PATIENCE_S, freshet
 
 pytestmark = pytest.mark.anyio
 
@@ -147,14 +147,7 @@ class Place:
         return (self.folder / "daemon.log").read_text()[-3000:]
 
     def freshet(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "freshet", *arguments],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        return freshet(self.folder, *arguments)
 
     async def until(self, kind: type, count: int, daemon: subprocess.Popen[bytes]) -> None:
         """Wait until so many events of this type were recorded."""
