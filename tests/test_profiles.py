@@ -5,7 +5,6 @@ leaves behind: nothing.
 import base64
 import json
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote

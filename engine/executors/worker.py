@@ -36,9 +36,9 @@ from freshet.engine.executors.frames import (
     Wanted,
     send,
 )
-from freshet.engine.executors.invoke import Failed, Rejected, failure, saying
+from freshet.engine.executors.invoke import Failed, Rejected, failure
 from freshet.engine.inputs import loads_of
-from freshet.engine.lending import Lender, NotOpened
+from freshet.engine.lending import Lender
 from freshet.engine.project import Project
 from freshet.engine.publishing import Draft, audit_inline
 from freshet.engine.resources import Resource
@@ -192,9 +192,6 @@ async def _perform_lending(
             made = await _made(msgspec.structs.replace(work, lent=lent))
             if isinstance(made, Failed):
                 raise Rejected(made.kind, made.error)
-    except NotOpened as error:
-        tail = failure(error.cause).detail
-        return Failed(error.kind, saying(error), tail, passing=error.passing)
     except Rejected as rejected:
         return made or failure(rejected)
     return made
