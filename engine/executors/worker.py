@@ -201,7 +201,7 @@ async def _made(work: Work) -> Answer:
     """Called in a thread of the worker, if it is no coroutine: resources may need the loop."""
     try:
         if not work.asset.is_async:
-            draft = await anyio.to_thread.run_sync(lambda: _drafted(work))
+            draft = await anyio.to_thread.run_sync(_drafted, work)
         else:
             arguments = work.arguments(lazy=False)
             value = await work.asset.function(**arguments)
@@ -214,8 +214,12 @@ async def _made(work: Work) -> Answer:
 
 
 def _drafted(work: Work) -> Draft:
+    """Called where no event loop runs."""
     arguments = work.arguments()
-    value = work.asset.function(**arguments)
+    if work.asset.is_async:
+        value = anyio.run(partial(work.asset.function, **arguments))
+    else:
+        value = work.asset.function(**arguments)
     work.confirm_files(arguments)
     return work.draft(value)
 
@@ -228,16 +232,8 @@ def _told(draft: Draft, found: Sequence[CheckEvaluated]) -> Made:
 
 
 def _perform(work: Work) -> Made:
-    arguments = work.arguments()
-    if work.asset.is_async:
-        value = anyio.run(partial(work.asset.function, **arguments))
-    else:
-        value = work.asset.function(**arguments)
-    work.confirm_files(arguments)
-    draft = work.draft(value)
-    found: list[CheckEvaluated] = []
-    if work.checks:
-        found = anyio.run(audit_inline, work.audit(draft))
+    draft = _drafted(work)
+    found = anyio.run(audit_inline, work.audit(draft)) if work.checks else []
     return _told(draft, found)
 
 
