@@ -11,16 +11,7 @@ import anyio.to_thread
 import structlog
 
 from freshet.engine.errors import StoreError
-from freshet.engine.events import (
-    GraphDeployed,
-    Observed,
-    OrphanHandled,
-    Recorded,
-    RunAbandoned,
-    RunCancelled,
-    RunFailed,
-    RunSucceeded,
-)
+from freshet.engine.events import GraphDeployed, Observed, OrphanHandled, Recorded, RunEnd
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.persist import persist
 from freshet.engine.stores.router import Router
@@ -89,8 +80,7 @@ class Undertaker:
 
     def heed(self, recorded: Recorded, view: View) -> None:
         """An event was folded: there may be orphans, or one that was waiting for its last run."""
-        ends = RunSucceeded | RunFailed | RunCancelled | RunAbandoned
-        if isinstance(recorded.event, GraphDeployed | ends):
+        if isinstance(recorded.event, GraphDeployed | RunEnd):
             self._woken.set()
 
     async def run(self) -> None:
