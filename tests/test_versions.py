@@ -65,6 +65,30 @@ async def built_twice(under_test: Engine) -> str:
     return first
 
 
+def restorer_of(under_test: Engine) -> Restorer:
+    """One that heeds what the engine folds, and is not at work yet."""
+    restorer = Restorer(
+        under_test.view, under_test.stream, lambda: under_test.store, under_test.loop.readers
+    )
+    under_test.loop.listeners.append(restorer.heed)
+    return restorer
+
+
+async def restored(restorer: Restorer) -> None:
+    """Wait until nothing is to be restored any more."""
+    with anyio.fail_after(PATIENCE_S):
+        while restorer._pending:
+            await anyio.sleep(0.001)
+
+
+async def restore_all(restorer: Restorer) -> None:
+    """Have it do what there is to do."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(restorer.run)
+        await restored(restorer)
+        tasks.cancel_scope.cancel()
+
+
 # --- what follows from a rollback -----------------------------------------------------------------
 
 
@@ -558,10 +582,7 @@ async def test_what_is_busy_elsewhere_is_rolled_back_with_one_look_at_the_store(
 
     store = Busy()
     async with engine(RAW, fr.source("other"), made, store=store) as e:
-        for version in "12":
-            await e.change("raw", version)
-            await e.quiet()
-        first = store.versions(AssetPartition("made"))[1].data_version
+        first = await built_twice(e)
         assert await back(e, "made", first) > 0
         assert store.looked == 1
 
@@ -577,12 +598,8 @@ async def test_what_is_rolled_back_is_held_until_it_is_restored() -> None:
 
     store, target = Watched(), AssetPartition("made")
     async with engine(RAW, made, store=store) as e:
-        for version in "12":
-            await e.change("raw", version)
-            await e.quiet()
-        first = store.versions(target)[1].data_version
-        restorer = Restorer(e.view, e.stream, lambda: e.store, e.loop.readers)
-        e.loop.listeners.append(restorer.heed)
+        first = await built_twice(e)
+        restorer = restorer_of(e)
 
         async def ask(version: str) -> None:
             question = RollbackQuestion("made", version)
@@ -596,12 +613,7 @@ async def test_what_is_rolled_back_is_held_until_it_is_restored() -> None:
         with pytest.raises(fr.FreshetError, match="no version"):
             await ask("zz")
         assert e.loop.readers._held == {target}
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(restorer.run)
-            with anyio.fail_after(PATIENCE_S):
-                while restorer._pending:
-                    await anyio.sleep(0.001)
-            tasks.cancel_scope.cancel()
+        await restore_all(restorer)
         assert not e.loop.readers._held
 
 
@@ -624,19 +636,11 @@ async def test_a_restore_is_tried_again_while_the_store_is_away(
 
     store, target = Away(), AssetPartition("made")
     async with engine(RAW, made, store=store) as e:
-        for version in "12":
-            await e.change("raw", version)
-            await e.quiet()
-        second, first = (one.data_version for one in store.versions(target))
-        restorer = Restorer(e.view, e.stream, lambda: e.store, e.loop.readers)
-        e.loop.listeners.append(restorer.heed)
+        first = await built_twice(e)
+        second = await data_version(e, "made")
+        restorer = restorer_of(e)
         await back(e, "made", first)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(restorer.run)
-            with anyio.fail_after(PATIENCE_S):
-                while restorer._pending:
-                    await anyio.sleep(0.001)
-            tasks.cancel_scope.cancel()
+        await restore_all(restorer)
         assert tried == [first] * (4 if away else 1)
         assert store.versions(target)[0].data_version == (first if away else second)
         assert not e.loop.readers._held
@@ -659,13 +663,8 @@ async def test_what_people_look_at_follows_though_a_run_began_meanwhile(fails: b
         return f"made of {raw}"
 
     async with engine(RAW, slow) as e:
-        for version in ("1", "2"):
-            await e.change("raw", version)
-            await e.quiet()
-        target = AssetPartition("made")
-        first = e.store.versions(target)[1].data_version
-        restorer = Restorer(e.view, e.stream, lambda: e.store, e.loop.readers)
-        e.loop.listeners.append(restorer.heed)
+        target, first = AssetPartition("made"), await built_twice(e)
+        restorer = restorer_of(e)
         await back(e, "made", first)
         await e.change("raw", "3")
         await began.wait()
@@ -675,9 +674,7 @@ async def test_what_people_look_at_follows_though_a_run_began_meanwhile(fails: b
             assert e.store.versions(target)[0].data_version != first
             gate.set()
             await e.settled()
-            with anyio.fail_after(PATIENCE_S):
-                while restorer._pending:
-                    await anyio.sleep(0.001)
+            await restored(restorer)
             tasks.cancel_scope.cancel()
         current = e.store.versions(target)[0].data_version
         assert current == await data_version(e, "made")
@@ -711,27 +708,20 @@ async def test_what_was_published_in_vain_is_not_what_people_go_on_looking_at(
         return f"one {raw}", f"two {raw}"
 
     async with engine(RAW, both, store=fr.LocalStore(tmp_path)) as e:
-        restorer = Restorer(e.view, e.stream, lambda: e.store, e.loop.readers)
-        e.loop.listeners.append(restorer.heed)
+        restorer = restorer_of(e)
         e.loop.runner.in_vain = restorer.put_right
         await e.change("raw", "1")
         await e.quiet()
         await e.change("raw", "2")
-        async with anyio.create_task_group() as tasks:
-            if how == "cancelled":
-                await anyio.to_thread.run_sync(entered.wait)
-                (run,) = e.view.runs.live
-                await e.say(RunCancelled(run))
-                go_on.set()
-            with anyio.fail_after(PATIENCE_S):
-                while e.view.runs.live or not restorer._pending:
-                    await anyio.sleep(0.001)
-            assert (tmp_path / "one.txt").read_text() == "one 2"
-            tasks.start_soon(restorer.run)
-            with anyio.fail_after(PATIENCE_S):
-                while restorer._pending:
-                    await anyio.sleep(0.001)
-            tasks.cancel_scope.cancel()
+        if how == "cancelled":
+            await anyio.to_thread.run_sync(entered.wait)
+            await e.say(RunCancelled(await e.live_run()))
+            go_on.set()
+        with anyio.fail_after(PATIENCE_S):
+            while e.view.runs.live or not restorer._pending:
+                await anyio.sleep(0.001)
+        assert (tmp_path / "one.txt").read_text() == "one 2"
+        await restore_all(restorer)
         assert (tmp_path / "one.txt").read_text() == "one 1"
         assert (tmp_path / "two.txt").read_text() == "two 1"
         assert (
