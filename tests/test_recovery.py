@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import anyio
+import anyio.from_thread
 import pytest
 
 import freshet as fr
@@ -482,6 +483,18 @@ async def test_a_job_that_failed_or_was_cancelled_is_submitted_anew() -> None:
             r.event.job for r in await under_test.history() if isinstance(r.event, JobSubmitted)
         ]
         assert jobs == ["job 1", "job 2", "job 3"]
+
+
+async def test_a_function_in_a_thread_submits_a_job_too() -> None:
+    @fr.asset
+    def model(context: fr.Context) -> str:
+        return anyio.from_thread.run(context.job, lambda: "job 7")
+
+    async with engine(model) as under_test:
+        await under_test.quiet()
+        history = await under_test.history()
+        assert [r.event.job for r in history if isinstance(r.event, JobSubmitted)] == ["job 7"]
+        assert under_test.status("model").state == "fresh"
 
 
 async def test_a_job_in_a_plain_call_is_submitted() -> None:
