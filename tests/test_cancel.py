@@ -95,7 +95,7 @@ async def test_a_run_that_has_ended_cannot_be_cancelled_any_more() -> None:
 
 PROJECT = """
 import time
-import fr_sleep
+from pathlib import Path
 import freshet as fr
 
 raw = fr.source("raw")
@@ -103,7 +103,8 @@ raw = fr.source("raw")
 
 @fr.asset
 def slow(raw: str) -> str:
-    time.sleep(fr_sleep.SECONDS)
+    while not Path("go").exists():
+        time.sleep(0.01)
     return raw
 
 
@@ -115,7 +116,6 @@ project = fr.Project([raw, slow], sensors=[fr.files("raw.txt", source=raw, settl
 def place(tmp_path: Path) -> Iterator[Place]:
     found = Place(tmp_path)
     (tmp_path / "project.py").write_text(PROJECT)
-    (tmp_path / "fr_sleep.py").write_text("SECONDS = 1.5")
     yield found
     found.kill()
 
@@ -137,6 +137,7 @@ def test_at_the_command_line(place: Place) -> None:
     assert "cancelled: the wrong file" in why
     odd = place.freshet("cancel", "99")
     assert (odd.returncode, "nothing of '99' is running" in odd.stderr) == (2, True)
+    (place.folder / "go").touch()
     (place.folder / "raw.txt").write_text("another")
     place.wait_for("Materialized", "slow")
     place.stop()
