@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -259,6 +260,18 @@ SLOW = PROJECT.replace(
         time.sleep(0.01)
 """,
 ).replace("import freshet as fr", "import pathlib\nimport time\n\nimport freshet as fr")
+
+
+def test_who_goes_without_reading_the_answer_ends_no_daemon(place: Place) -> None:
+    place.start()
+    place.land("2024-01-01", "abc")
+    place.wait_for("Materialized", "delays")
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(str(socket_path(place.folder / ".freshet")))
+        asking.sendall(b'{"health":true}\n')
+        assert select.select([asking], [], [], PATIENCE_S)[0] == [asking]
+    assert place.freshet("health").returncode == 0
+    place.stop()
 
 
 def test_sigterm_lets_live_runs_finish(place: Place) -> None:  # B4.1
