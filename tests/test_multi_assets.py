@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import anyio
+import polars as pl
 import pytest
 
 import freshet as fr
@@ -313,6 +314,29 @@ async def test_an_output_says_more_of_itself_than_the_others() -> None:
     assert (b.group, b.owners, b.kinds) == ("gold", (), ())
     assert both["a"].key == "a"
     assert [one.key for one in both] == ["a", "b"]
+
+
+async def test_each_output_keeps_to_its_own_columns() -> None:
+    """Other columns of one are other code of that one; the run makes both."""
+
+    def project(**columns: type) -> list[Any]:
+        @fr.multi_asset([fr.Out("a", columns=columns), fr.Out("b", columns={"n": str})])
+        def both() -> Any:
+            return pl.DataFrame({"n": [1]}), pl.DataFrame({"n": ["x"]})
+
+        return [both]
+
+    async with engine(*project(n=int)) as under_test:
+        await under_test.quiet()
+        assert under_test.status("a").state == under_test.status("b").state == "fresh"
+        at = under_test.stream.head
+        await under_test.redeploy(*project(n=str))
+        await under_test.settled()
+        assert await under_test.runs(at) == ["a", "b"]
+        (failed,) = [
+            r.event for r in await under_test.history(at) if isinstance(r.event, RunFailed)
+        ]
+        assert "'a' does not fit its columns: column 'n' is Int64, not str" in failed.error
 
 
 async def test_calling_it_calls_the_function() -> None:
