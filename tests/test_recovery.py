@@ -13,6 +13,7 @@ import pytest
 
 import freshet as fr
 from freshet.engine.context import Context
+from freshet.engine.errors import StoreError
 from freshet.engine.events import (
     EngineStarted,
     JobSubmitted,
@@ -24,10 +25,11 @@ from freshet.engine.events import (
     RunStarted,
     RunSucceeded,
 )
-from freshet.engine.intents import Intents
+from freshet.engine.intents import Intent, Intents, finish
 from freshet.engine.reactor import decide
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.sqlite_reader import SqliteReader
+from freshet.engine.stores.store import Staged
 from tests.engine import engine
 from tests.test_cli import PATIENCE_S, freshet
 
@@ -270,6 +272,21 @@ async def test_what_had_begun_to_publish_is_finished_and_not_made_again(
     assert list(Intents(tmp_path / ".freshet" / "publishing").left()) == []
     staged = tmp_path / "data" / ".staged"
     assert [path for path in staged.rglob("*") if path.is_file()] == []
+
+
+def test_what_cannot_be_finished_as_the_store_is_away_keeps_no_daemon_from_starting() -> None:
+    """The run is made again; what it has staged waits until it can be discarded."""
+
+    class Away(fr.MemoryStore):
+        def publish(self, staged: Staged) -> None:
+            raise StoreError("the store is away")
+
+        def discard(self, run: int) -> None:
+            raise StoreError("the store is away")
+
+    store = Away()
+    staged = store.stage(fr.AssetPartition("left"), 7, "half")
+    assert not finish(store, Intent(7, (staged,), ()))
 
 
 async def test_a_torn_intent_is_none(tmp_path: Path) -> None:
