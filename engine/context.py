@@ -53,7 +53,8 @@ class Context(msgspec.Struct, frozen=True):
 
         Between the two lies the moment in which the engine may be killed: give the service `token`,
         if it takes one, so that it knows the job again. One job in a run. In a function that is not
-        async: `anyio.from_thread.run(context.job, submit)`.
+        async: `anyio.from_thread.run(context.job, submit)`; in a process, where no event loop runs,
+        `anyio.run(context.job, submit)`.
         """
         if self.job_before:
             return self.job_before

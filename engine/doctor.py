@@ -266,7 +266,7 @@ def _left(facts: Facts) -> Iterator[Finding]:
         "staged",
         f"{counted(len(facts.left), 'run')} left something staged that nobody publishes: {shown}",
         "it takes space, and no reader sees it",
-        "`freshet run` discards that of runs it finds cut off; the rest may be deleted by hand",
+        "`freshet run` discards it when it starts",
     )
 
 

@@ -392,6 +392,9 @@ AnyEvent = (
 )
 # fmt: on
 
+RunEnd = RunSucceeded | RunFailed | RunCancelled | RunAbandoned
+"""What ends a run: each has one of them, unless it is alive."""
+
 
 class Recorded(msgspec.Struct, frozen=True):
     """An event with its place in history: dense position, recorded time (µs), cause, actor, key,

@@ -14,6 +14,7 @@ from freshet.engine.keys import AssetKey
 from freshet.engine.mappings import Dimensions, Identity, Offset, PartitionMapping, mapping_problem
 from freshet.engine.partitions import describe
 from freshet.engine.policies import inputs_of
+from freshet.engine.schemas import version_before
 from freshet.engine.specs import AssetSpec, Dependency
 
 
@@ -134,6 +135,12 @@ def _check_policy(spec: AssetSpec, places: Mapping[AssetKey, str]) -> None:
         )
 
 
+def _made_of(spec: AssetSpec) -> tuple[object, ...]:
+    """What all outputs of a function have in common; their columns are their own."""
+    code_version = version_before(spec.code_version, spec.columns)
+    return spec.together, spec.deps, spec.partitions, code_version
+
+
 def _check_together(
     spec: AssetSpec, by_key: Mapping[AssetKey, AssetSpec], places: Mapping[AssetKey, str]
 ) -> None:
@@ -147,8 +154,7 @@ def _check_together(
                 cause="one function makes both, in one run",
                 hint="give Project(assets=[...]) the multi-asset itself",
             )
-        alike = (other.together, other.deps, other.partitions, other.code_version)
-        if alike != (spec.together, spec.deps, spec.partitions, spec.code_version):
+        if _made_of(other) != _made_of(spec):
             raise DefinitionError(
                 f"'{spec.key}' and '{key}' are made together, but not from the same"
                 + _at(spec.key, places),

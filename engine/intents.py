@@ -74,6 +74,5 @@ def finish(store: Store, intent: Intent) -> bool:
         for staged in intent.staged:
             store.publish(staged)  # what is published already stays so
     except StoreError:
-        store.discard(intent.run)
         return False
     return True

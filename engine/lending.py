@@ -12,7 +12,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from freshet.engine.errors import OutsideError
-from freshet.engine.executors.invoke import ENDINGS, Rejected, saying
+from freshet.engine.executors.invoke import ENDINGS, Rejected, failure, saying
 from freshet.engine.resources import Resource
 from freshet.sensors.sensor import Batch, Borrower, Sensor, answers_of
 
@@ -42,7 +42,7 @@ class NotOpened(Rejected):
         self.name = name
         self.cause = cause
         text = f"resource '{name}' cannot be opened: {saying(cause)}"
-        super().__init__("infrastructure", text, passing=True)
+        super().__init__("infrastructure", text, passing=True, detail=failure(cause).detail)
 
 
 class _Held:

@@ -16,9 +16,8 @@ from freshet.engine.events import (
     Recorded,
     RunAbandoned,
     RunCancelled,
-    RunFailed,
+    RunEnd,
     RunStarted,
-    RunSucceeded,
 )
 from freshet.engine.intents import Intents
 from freshet.engine.lending import Lender
@@ -195,7 +194,7 @@ class Loop:
             else:
                 lost = order.lost if order is not None else "its target is gone"
                 tasks.start_soon(persist, self._stream, [RunAbandoned(recorded.position, lost)])
-        elif isinstance(event, RunSucceeded | RunFailed | RunCancelled | RunAbandoned):
+        elif isinstance(event, RunEnd):
             self.readers.end(event.run)
             if isinstance(event, RunCancelled) and not self.runner.cancel(event.run):
                 self.in_vain(self.view.runs.ended)

@@ -11,19 +11,10 @@ import anyio.to_thread
 import structlog
 
 from freshet.engine.errors import StoreError
-from freshet.engine.events import (
-    GraphDeployed,
-    Observed,
-    OrphanHandled,
-    Recorded,
-    RunAbandoned,
-    RunCancelled,
-    RunFailed,
-    RunSucceeded,
-)
+from freshet.engine.events import GraphDeployed, Observed, OrphanHandled, Recorded, RunEnd
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.persist import persist
-from freshet.engine.stores.router import Router
+from freshet.engine.stores.router import store_of
 from freshet.engine.stores.store import Store, StoredVersion
 from freshet.engine.stream import MAX_BATCH, EventStream
 from freshet.projections.orphans import OrphanRow, orphan_rows
@@ -89,8 +80,7 @@ class Undertaker:
 
     def heed(self, recorded: Recorded, view: View) -> None:
         """An event was folded: there may be orphans, or one that was waiting for its last run."""
-        ends = RunSucceeded | RunFailed | RunCancelled | RunAbandoned
-        if isinstance(recorded.event, GraphDeployed | ends):
+        if isinstance(recorded.event, GraphDeployed | RunEnd):
             self._woken.set()
 
     async def run(self) -> None:
@@ -111,15 +101,12 @@ class Undertaker:
                 continue  # just now: it is not folded yet
             self._told.add((key, row.removed_at))
             await persist(self._stream, [OrphanHandled(key, row.removed_at)])
-            orphan = Orphan(key, row.partitions, self._store_of(row), partial(self._forget, row))
+            store = store_of(self._store(), key, row.store)
+            orphan = Orphan(key, row.partitions, store, partial(self._forget, row))
             try:
                 await anyio.to_thread.run_sync(hook, orphan, abandon_on_cancel=True)
             except Exception as error:  # recorded: in the log; the hook is not called again
                 log.error("on_removed raised", asset=key, why=f"{type(error).__name__}: {error}")
-
-    def _store_of(self, row: OrphanRow) -> Store:
-        store = self._store()
-        return store.store_of(row.asset, row.store) if isinstance(store, Router) else store
 
     def _forget(self, row: OrphanRow) -> None:
         """That its versions are gone is recorded before they are: nobody relies on what is not

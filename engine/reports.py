@@ -24,6 +24,11 @@ class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"{self.message}: {self.cause}" if self.cause else self.message
 
 
+def reload_failed(fault: Fault) -> str:
+    """What a reload that failed means for those who look."""
+    return f"the last reload failed, older definitions are live: {fault}"
+
+
 class ReloadReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came of a reload: assets and sensors by name, or why everything is as it was."""
 
@@ -115,7 +120,7 @@ def health_of(seen: Vitals) -> HealthReport:
         problems.append(f"it is stopping, and waits for {counted(seen.runs, 'run')}")
     warnings = []
     if seen.reload_fault is not None:
-        warnings.append(f"the last reload failed, older definitions are live: {seen.reload_fault}")
+        warnings.append(reload_failed(seen.reload_fault))
     age = (seen.now_us - seen.acted_at_us) // 1000 if seen.acted_at_us else None
     return HealthReport(
         ok=not problems,

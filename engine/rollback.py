@@ -12,14 +12,7 @@ import structlog
 
 from freshet.engine.asking import existing
 from freshet.engine.errors import ConflictError, RequestError, StoreError
-from freshet.engine.events import (
-    Recorded,
-    RolledBack,
-    RunAbandoned,
-    RunCancelled,
-    RunFailed,
-    RunSucceeded,
-)
+from freshet.engine.events import Recorded, RolledBack, RunEnd
 from freshet.engine.keys import AssetPartition
 from freshet.engine.parts import Target
 from freshet.engine.readers import Readers
@@ -226,7 +219,7 @@ class Restorer:
         event = recorded.event
         if isinstance(event, RolledBack):
             self._add(AssetPartition(event.asset, event.partition))
-        elif isinstance(event, RunSucceeded | RunFailed | RunCancelled | RunAbandoned):
+        elif isinstance(event, RunEnd):
             self._woken.set()
 
     def put_right(self, targets: Iterable[Target]) -> None:

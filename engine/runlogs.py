@@ -197,7 +197,8 @@ class RunLog:
             if self._file is None:
                 return
             if self._left_out:
-                text = f"… {self._left_out:,} bytes left out here: of a run 1 MiB is kept …"
+                kept = f"of a run {MAX_RUN_BYTES >> 20} MiB is kept"
+                text = f"… {self._left_out:,} bytes left out here: {kept} …"
                 self._put(_encoded("log", text, "warning", {}))
             self._put(b"".join(self._tail))
             self._tail.clear()

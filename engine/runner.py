@@ -46,7 +46,7 @@ from freshet.engine.inputs import (
 )
 from freshet.engine.intents import Intents
 from freshet.engine.keys import AssetPartition
-from freshet.engine.lending import Lender, NotOpened
+from freshet.engine.lending import Lender
 from freshet.engine.orders import Order, Reading
 from freshet.engine.outputs import as_output
 from freshet.engine.parts import FailureKind, Target
@@ -240,11 +240,8 @@ class Runner:
                 made = await self._call(msgspec.structs.replace(work, lent=lent), timeout)
                 if isinstance(made, Failed):
                     raise Rejected(made.kind, made.error)
-        except NotOpened as error:
-            tail = failure(error.cause).detail
-            return Failed(error.kind, saying(error), tail, passing=error.passing)
         except Rejected as rejected:
-            return made or Failed(rejected.kind, rejected.error)
+            return made or failure(rejected)
         return made
 
     async def _submitted(self, run: int, job: str) -> None:

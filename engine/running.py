@@ -31,6 +31,7 @@ from freshet.engine.reports import (
     Vitals,
     differences,
     health_of,
+    reload_failed,
 )
 from freshet.engine.rollback import Restorer, RollbackQuestion, RolledBackTo, held_roll_back
 from freshet.engine.secrets import redact
@@ -104,8 +105,7 @@ class Daemon:
         report = await status_of(self.view, self.stream.at, question, self.clock(), pulses)
         if self.fault is None:
             return report
-        said = f"the last reload failed, older definitions are live: {self.fault}"
-        return msgspec.structs.replace(report, notices=(said,))
+        return msgspec.structs.replace(report, notices=(reload_failed(self.fault),))
 
     async def roll_back(
         self, question: RollbackQuestion, actor: str | None, key: str | None
@@ -218,7 +218,7 @@ class Daemon:
     def describe(self) -> str:
         """One line of how it is, for the service manager."""
         if self.fault is not None:
-            return f"the last reload failed, older definitions are live: {self.fault}"
+            return reload_failed(self.fault)
         assets, runs = counted(len(self.project.assets), "asset"), len(self.view.runs.live)
         return f"{assets} at position {self.view.position}, {counted(runs, 'live run')}"
 

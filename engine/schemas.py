@@ -139,6 +139,11 @@ def version_with(code_version: str, declared: Mapping[str, str]) -> str:
     return f"{code_version}.{blake2b(text.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"
 
 
+def version_before(code_version: str, declared: Mapping[str, str]) -> str:
+    """The code version of the function alone: what `version_with` was given."""
+    return code_version.removesuffix(version_with("", declared))
+
+
 def _quoted(name: str) -> str:
     """A name as it is, or as JSON if it could be misread."""
     plain = name and name == name.strip() and not set(name) & set(",:\"'()[]{}…\n")

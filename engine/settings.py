@@ -32,6 +32,9 @@ ENV, FILE = "env:", "file:"
 T = TypeVar("T", bound=msgspec.Struct)
 Path_ = tuple[str, ...]
 
+MAX_DEPTH = 8
+"""Structs inside of Structs that variables reach: one may have itself as a field."""
+
 MAX_READ = 100
 """Settings of this process that are remembered: a reload of the project reads them anew."""
 
@@ -237,7 +240,7 @@ def _leaves(type_: type[msgspec.Struct], path: Path_) -> Iterator[tuple[Path_, A
         inner = _struct_in(kind)
         if inner is None:
             yield (*path, name), kind
-        elif len(path) < 8:  # a Struct may have itself as a field
+        elif len(path) < MAX_DEPTH:
             yield from _leaves(inner, (*path, name))
 
 

@@ -45,6 +45,14 @@ MAX_REQUEST_BYTES = 64 * 1024 * 1024
 MAX_SOCKET_PATH = 100
 """Bytes in the path of a Unix socket (108 on Linux, 104 on macOS, less a margin)."""
 
+GONE = (
+    anyio.IncompleteRead,
+    anyio.EndOfStream,
+    anyio.ClosedResourceError,
+    anyio.BrokenResourceError,  # what Linux says if they had not read the answer
+)
+"""What reading ends in when whoever asked has gone."""
+
 Wish = (
     SourceChanged
     | Observed
@@ -192,7 +200,7 @@ async def _converse(client: SocketStream, stream: EventStream, answers: Answers)
         while True:
             try:
                 line = await lines.receive_until(b"\n", MAX_REQUEST_BYTES)
-            except (anyio.IncompleteRead, anyio.EndOfStream, anyio.ClosedResourceError):
+            except GONE:
                 return
             except anyio.DelimiterNotFound:
                 await _say(

@@ -14,6 +14,7 @@ from freshet.engine.keys import AssetPartition
 from freshet.engine.loop import Loop
 from freshet.engine.orders import Order
 from freshet.engine.persist import persist
+from freshet.engine.stores.router import store_of
 from freshet.engine.stores.store import Store
 from freshet.engine.stream import EventStream
 from freshet.projections.catalog import Version
@@ -113,15 +114,16 @@ def _made(view: View) -> Iterator[AssetPartition]:
 
 
 def _lost(store: Store, versions: dict[AssetPartition, Version]) -> dict[AssetPartition, Version]:
-    if _is_bare(store):
-        log.warning("the folder of the store is empty: is its volume mounted?")
-        return {}
+    bare: dict[int, bool] = {}
+    lost = {}
     try:
-        return {
-            name: version
-            for name, version in versions.items()
-            if not store.has(name, version.data_version)
-        }
+        for name, version in versions.items():
+            own = store_of(store, name.asset)
+            if id(own) not in bare:
+                bare[id(own)] = _is_bare(own)
+            if not bare[id(own)] and not own.has(name, version.data_version):
+                lost[name] = version
+        return lost
     except (StoreError, OSError) as error:
         log.warning("cannot look into the store", error=str(error))
         return {}  # what cannot be looked at is not gone
@@ -132,7 +134,10 @@ def _is_bare(store: Store) -> bool:
     that somebody deleted is not there.
     """
     root = getattr(store, "root", None)
-    return isinstance(root, Path) and root.is_dir() and not any(root.iterdir())
+    bare = isinstance(root, Path) and root.is_dir() and not any(root.iterdir())
+    if bare:
+        log.warning("the folder of the store is empty: is its volume mounted?", folder=str(root))
+    return bare
 
 
 async def _withdraw(view: View, stream: EventStream, lost: dict[AssetPartition, Version]) -> int:

@@ -31,8 +31,6 @@ from freshet.projections.view import View
 MAX_PAGE = 1000
 """Partitions on one page: some 20 ms of the daemon's time, which others wait for."""
 
-STATES = ("fresh", "stale", "waiting", "missing")
-
 
 class AssetRow(msgspec.Struct, frozen=True):
     """One asset: how many of its partitions are in each state, and how the worst of them stands.

@@ -13,13 +13,14 @@ from freshet.engine.events import (
     OrphanHandled,
     Recorded,
     RolledBack,
+    RunEnd,
     RunStarted,
     SourceChanged,
 )
 from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.parts import Input
 from freshet.engine.specs import AssetSpec, Metadata
-from freshet.projections.projection import AnyEnd, Projection, at_the_end
+from freshet.projections.projection import Projection, at_the_end
 
 
 class Version(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -110,7 +111,7 @@ class Catalog(Projection):
     def _started(self, event: RunStarted, recorded: Recorded) -> None:
         self._live.add(recorded.position)
 
-    def _ended(self, event: AnyEnd, recorded: Recorded) -> None:
+    def _ended(self, event: RunEnd, recorded: Recorded) -> None:
         self._live.discard(event.run)
 
     def _deployed(self, event: GraphDeployed, recorded: Recorded) -> None:

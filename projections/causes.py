@@ -15,7 +15,6 @@ from freshet.projections.cells import (
     SHUT,
     Cell,
     absent_rows,
-    due_us,
     gate,
     holding_rows,
     inputs_needed,
@@ -339,11 +338,6 @@ def _activity(cell: Cell, block: Blocker | None) -> Activity:
         }
         return words.get(block.what, "retrying")
     return "blocked" if block.is_final else ""
-
-
-def held_until(cell: Cell) -> int:
-    """When (µs) a partition that waits for a deadline goes on without what is missing."""
-    return due_us(cell.home, cell.i)
 
 
 def blocker_text(blocker: Blocker) -> str:

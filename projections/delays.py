@@ -9,9 +9,10 @@ from heapq import heappop, heappush
 from freshet.engine.events import (
     Recorded,
     RunDelayed,
+    RunEnd,
     RunStarted,
 )
-from freshet.projections.projection import AnyEnd, Projection, at_the_end
+from freshet.projections.projection import Projection, at_the_end
 from freshet.projections.runs import Runs
 from freshet.projections.staleness import Staleness
 
@@ -49,7 +50,7 @@ class Delays(Projection):
             self.found[event.run] = event
             self._trim()
 
-    def _ended(self, event: AnyEnd, recorded: Recorded) -> None:
+    def _ended(self, event: RunEnd, recorded: Recorded) -> None:
         if self.found:
             self.found.pop(event.run, None)
         self._trim()

@@ -3,18 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from freshet.engine.events import Recorded, RunAbandoned, RunCancelled, RunFailed, RunSucceeded
+from freshet.engine.events import Recorded, RunEnd
 
 Fold = Callable[[Any, Recorded], None]
 """Takes an event, and the same with its place in history."""
 
-AnyEnd = RunSucceeded | RunFailed | RunCancelled | RunAbandoned
-"""How a run may end."""
-
 
 def at_the_end(fold: Fold) -> dict[type[object], Fold]:
     """The same fold for each way in which a run may end."""
-    return dict.fromkeys(AnyEnd.__args__, fold)
+    return dict.fromkeys(RunEnd.__args__, fold)
 
 
 class Projection:

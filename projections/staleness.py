@@ -33,12 +33,7 @@ from freshet.engine.graph import EMPTY, Graph
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.engine.policies import Cron
 from freshet.engine.spaces import is_too_far
-from freshet.projections.cells import (
-    Cell,
-    fingerprint,
-    upstream_owed,
-    version_hash,
-)
+from freshet.projections.cells import Cell, fingerprint, upstream_owed, version_hash
 from freshet.projections.deployment import deploy, link_up, next_opening, open_by_time
 from freshet.projections.feeds import absorb, feeds_of, read_again
 from freshet.projections.kills import is_suspect, kills_of

@@ -68,9 +68,8 @@ def _same(a: Any, b: Any, same_code: bool, depth: int) -> bool:
                 [ours[n] for n in names], [theirs[n] for n in names]
             )
         case _:
-            return isinstance(
-                a, LOCKS
-            )  # of anything else that hides what it holds nothing is known
+            # Of anything else that hides what it holds nothing is known.
+            return isinstance(a, LOCKS)
 
 
 def _same_type(a: type, b: type, same_code: bool) -> bool:

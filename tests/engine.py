@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 
-from freshet.engine.assets import Asset, Source
+from freshet.engine.assets import Asset, Source, asset
 from freshet.engine.checks import Check, checks_by_asset
 from freshet.engine.definitions import Definitions
 from freshet.engine.events import (
@@ -154,6 +154,12 @@ class Engine:
         ):
             await anyio.sleep(0)
 
+    async def live_run(self) -> int:
+        """Wait until something runs; the run, or the first of several."""
+        while not self.view.runs.live:
+            await anyio.sleep(0)
+        return next(iter(self.view.runs.live))
+
     def status(self, name: str) -> Status:
         found = self.view.status(*parse_asset_partition(name))
         assert found is not None, name
@@ -178,6 +184,17 @@ class Engine:
             for event in started
             for t in event.targets
         ]
+
+
+def gated() -> tuple[Asset, anyio.Event]:
+    """The asset `slow`, made of a source `raw`, which runs until the event is set."""
+    gate = anyio.Event()
+
+    async def slow(raw: str) -> str:
+        await gate.wait()
+        return raw
+
+    return asset(slow), gate
 
 
 @asynccontextmanager

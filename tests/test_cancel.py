@@ -10,18 +10,12 @@ import pytest
 import freshet as fr
 from freshet.engine.events import Materialized, RunCancelled, RunStarted
 from freshet.engine.keys import AssetPartition
-from tests.engine import Engine, engine
+from tests.engine import engine, gated
 from tests.test_cli import Place
 
 pytestmark = pytest.mark.anyio
 
 RAW = fr.source("raw")
-
-
-async def live_run(under_test: Engine) -> int:
-    while not under_test.view.runs.live:
-        await anyio.sleep(0)
-    return next(iter(under_test.view.runs.live))
 
 
 @pytest.mark.parametrize("made_by", ["loop", "thread"])
@@ -51,7 +45,7 @@ async def test_what_is_cancelled_publishes_nothing_and_is_left_alone(made_by: st
 
     async with engine(RAW, asset, below) as under_test:
         await under_test.change("raw", "1")
-        run = await live_run(under_test)
+        run = await under_test.live_run()
         await under_test.say(RunCancelled(run, "a mistake"))
         while under_test.loop.runner.live:
             await anyio.sleep(0.001)
@@ -73,16 +67,10 @@ async def test_what_is_cancelled_publishes_nothing_and_is_left_alone(made_by: st
 
 
 async def test_a_person_may_have_it_built_all_the_same() -> None:
-    gate = anyio.Event()
-
-    @fr.asset
-    async def slow(raw: str) -> str:
-        await gate.wait()
-        return raw
-
+    slow, gate = gated()
     async with engine(RAW, slow) as under_test:
         await under_test.change("raw", "1")
-        await under_test.say(RunCancelled(await live_run(under_test)))
+        await under_test.say(RunCancelled(await under_test.live_run()))
         gate.set()
         await under_test.settled()
         await under_test.demand("slow")
@@ -107,7 +95,7 @@ async def test_a_run_that_has_ended_cannot_be_cancelled_any_more() -> None:
 
 PROJECT = """
 import time
-import fr_sleep
+from pathlib import Path
 import freshet as fr
 
 raw = fr.source("raw")
@@ -115,7 +103,8 @@ raw = fr.source("raw")
 
 @fr.asset
 def slow(raw: str) -> str:
-    time.sleep(fr_sleep.SECONDS)
+    while not Path("go").exists():
+        time.sleep(0.01)
     return raw
 
 
@@ -127,7 +116,6 @@ project = fr.Project([raw, slow], sensors=[fr.files("raw.txt", source=raw, settl
 def place(tmp_path: Path) -> Iterator[Place]:
     found = Place(tmp_path)
     (tmp_path / "project.py").write_text(PROJECT)
-    (tmp_path / "fr_sleep.py").write_text("SECONDS = 1.5")
     yield found
     found.kill()
 
@@ -149,6 +137,7 @@ def test_at_the_command_line(place: Place) -> None:
     assert "cancelled: the wrong file" in why
     odd = place.freshet("cancel", "99")
     assert (odd.returncode, "nothing of '99' is running" in odd.stderr) == (2, True)
+    (place.folder / "go").touch()
     (place.folder / "raw.txt").write_text("another")
     place.wait_for("Materialized", "slow")
     place.stop()

@@ -458,8 +458,7 @@ async def test_invalidated_while_it_runs_it_starts_over_afterwards() -> None:
 
     async with engine(ORDERS, totals) as under_test:
         await under_test.say(order(1), order(2))
-        while not under_test.view.runs.live:
-            await anyio.sleep(0)
+        await under_test.live_run()
         await under_test.say(Invalidated((AssetPartition("totals"),)))
         going.set()
         await under_test.quiet()

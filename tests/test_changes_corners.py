@@ -28,11 +28,6 @@ async def add(under_test: Engine, *keys: str) -> None:
     await under_test.quiet()
 
 
-async def until_live(under_test: Engine) -> None:
-    while not under_test.view.runs.live:
-        await anyio.sleep(0)
-
-
 # --- let in later ---------------------------------------------------------------------------------
 
 
@@ -60,7 +55,7 @@ async def test_a_partition_that_is_let_in_during_a_run_is_read_by_the_next() -> 
     async with engine(source, reader([dep], log, partitions=shape, gate=gate)) as under_test:
         await under_test.say(PartitionsAdded("d", ("a",)))
         await under_test.say(SourceChanged("d", "b", "1"), SourceChanged("d", "a", "1"))
-        await until_live(under_test)
+        await under_test.live_run()
         await under_test.say(PartitionsAdded("d", ("b",)))
         gate.set()
         await under_test.quiet()
@@ -174,7 +169,7 @@ async def test_a_value_that_goes_during_a_run_is_built_again_from_the_first_chan
     async with engine(ORDERS, totals) as under_test:
         await say(under_test, "o@:1")
         await under_test.say(SourceChanged("o", "", "2"))
-        await until_live(under_test)
+        await under_test.live_run()
         await under_test.say(Observed("totals", "", ""))
         gate.set()
         await under_test.quiet()
@@ -188,7 +183,7 @@ async def test_what_was_declared_wrong_before_it_went_away_is_still_wrong_when_i
     asset = reader([source], log, partitions=CLOSED, gate=gate)
     async with engine(source, asset) as under_test:
         await under_test.say(PartitionsAdded("d", ("a",)), SourceChanged("d", "a", "1"))
-        await until_live(under_test)
+        await under_test.live_run()
         await under_test.say(
             Invalidated((AssetPartition("totals", "a"),)),
             PartitionsRemoved("d", ("a",)),
@@ -218,7 +213,7 @@ async def test_a_run_whose_partition_went_away_meanwhile_is_history_but_no_news(
     asset = reader([source], log, partitions=CLOSED, gate=gate)
     async with engine(source, asset) as under_test:
         await under_test.say(PartitionsAdded("d", ("a",)), SourceChanged("d", "a", "1"))
-        await until_live(under_test)
+        await under_test.live_run()
         await under_test.say(PartitionsRemoved("d", ("a",)))
         gate.set()
         while under_test.view.runs.live:

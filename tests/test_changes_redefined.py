@@ -114,8 +114,7 @@ async def test_a_source_that_is_taken_out_with_changes_unread_goes_on_there_when
     log: list[str] = []
     async with engine(ORDERS, PRICES, reader([ORDERS, PRICES], log, max_changes=1)) as under_test:
         await under_test.say(*(SourceChanged(s, "", v) for s, v in ("p0", "o1", "p1", "o2")))
-        while not under_test.view.runs.live:
-            await anyio.sleep(0)
+        await under_test.live_run()
         await redeploy(under_test, ORDERS, PRICES, reader([PRICES], log, max_changes=1))
         assert log == ["p@:0", "p@:1"]
         await redeploy(under_test, ORDERS, PRICES, reader([ORDERS, PRICES], log, max_changes=1))
@@ -127,8 +126,7 @@ async def test_a_source_that_is_added_during_a_run_is_read_by_the_next() -> None
     gate = anyio.Event()
     async with engine(ORDERS, PRICES, reader([ORDERS], log, gate=gate)) as under_test:
         await under_test.say(SourceChanged("p", "", "1"), SourceChanged("o", "", "1"))
-        while not under_test.view.runs.live:
-            await anyio.sleep(0)
+        await under_test.live_run()
         await under_test.redeploy(ORDERS, PRICES, reader([ORDERS, PRICES], log))
         gate.set()
         await under_test.quiet()
@@ -228,8 +226,7 @@ async def test_a_partition_that_goes_and_comes_back_half_read_is_read_on() -> No
     async with engine(source, asset) as under_test:
         await under_test.say(PartitionsAdded("d", ("a",)))
         await under_test.say(*(SourceChanged("d", "a", v) for v in "123"))
-        while not under_test.view.runs.live:
-            await anyio.sleep(0)
+        await under_test.live_run()
         await under_test.say(Paused("totals"))
         gate.set()
         while under_test.view.runs.live:
@@ -252,8 +249,7 @@ async def test_a_partition_that_goes_and_comes_back_during_its_run_reads_what_wa
     async with engine(one, two, old) as under_test:
         await under_test.say(PartitionsAdded("d", ("a",)), PartitionsAdded("e", ("a",)))
         await under_test.say(SourceChanged("d", "a", "1"), SourceChanged("e", "a", "1"))
-        while not under_test.view.runs.live:
-            await anyio.sleep(0)
+        await under_test.live_run()
         await under_test.say(PartitionsRemoved("d", ("a",)))
         new = reader([one, two], log, partitions=fr.static(["a"]), gate=gate)
         await under_test.redeploy(one, two, new)
@@ -344,8 +340,7 @@ async def test_what_is_declared_wrong_during_a_run_is_read_again() -> None:
     gate = anyio.Event()
     async with engine(ORDERS, reader([ORDERS], log, gate=gate)) as under_test:
         await under_test.say(SourceChanged("o", "", "1"), SourceChanged("o", "", "2"))
-        while not under_test.view.runs.live:
-            await anyio.sleep(0)
+        await under_test.live_run()
         await under_test.say(Invalidated((AssetPartition("totals"),)))
         gate.set()
         await under_test.quiet()

@@ -2,12 +2,13 @@
 
 import json
 import os
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import anyio
@@ -55,8 +56,26 @@ PATIENCE_S = 60
 """Bound on waits for another process that take milliseconds when nothing is wrong."""
 
 
+def freshet(
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command there, to its end; in the environment of the tests, or in this one."""
+    return subprocess.run(
+        [sys.executable, "-m", "freshet", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
 class Place:
     """A project folder, the commands run in it, and its daemon."""
+
+    environment: dict[str, str] | None = None
+    """That of all commands, where it is not the one of the tests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,20 +84,13 @@ class Place:
         self.daemon: subprocess.Popen[str] | None = None
 
     def freshet(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "freshet", *arguments],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        return freshet(self.folder, *arguments, environment=self.environment)
 
     def start(self, *options: str, **environment: str) -> None:
         self.daemon = subprocess.Popen(
             [sys.executable, "-m", "freshet", "run", "project.py", *options],
             cwd=self.folder,
-            env={**os.environ, **environment},
+            env={**(self.environment or os.environ), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -248,6 +260,18 @@ SLOW = PROJECT.replace(
         time.sleep(0.01)
 """,
 ).replace("import freshet as fr", "import pathlib\nimport time\n\nimport freshet as fr")
+
+
+def test_who_goes_without_reading_the_answer_ends_no_daemon(place: Place) -> None:
+    place.start()
+    place.land("2024-01-01", "abc")
+    place.wait_for("Materialized", "delays")
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(str(socket_path(place.folder / ".freshet")))
+        asking.sendall(b'{"health":true}\n')
+        assert select.select([asking], [], [], PATIENCE_S)[0] == [asking]
+    assert place.freshet("health").returncode == 0
+    place.stop()
 
 
 def test_sigterm_lets_live_runs_finish(place: Place) -> None:  # B4.1

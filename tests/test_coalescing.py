@@ -11,7 +11,6 @@ from freshet.engine.keys import AssetPartition
 from freshet.engine.parts import MAX_CAUSES
 from freshet.projections.why import explain
 from tests.engine import Engine, engine
-from tests.test_cancel import live_run
 
 pytestmark = pytest.mark.anyio
 
@@ -83,7 +82,7 @@ async def test_demands_and_changes_meanwhile_are_one_run_that_names_them_all(
         else:
             gate.open = anyio.Event()
             await e.change("s", "2")
-        await live_run(e)
+        await e.live_run()
         before = await started(e)
         asked = [
             await ask(e, "cli:ana", "for the meeting"),
@@ -115,7 +114,7 @@ async def test_of_very_many_demands_the_newest_are_named_and_no_input_is_hidden(
     async with engine(*gate.sources, gate.asset) as e:
         await e.change("s", "1")
         await e.change("t", "1")
-        await live_run(e)
+        await e.live_run()
         for n in range(20):
             await ask(e, f"cli:{n}", "again")
         newest = e.stream.head

@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from freshet.engine.cli.doctor import CORE, EXTRAS
 from freshet.engine.doctor import (
     LOW_BYTES,
     MIN_PYTHON,
@@ -50,6 +53,21 @@ WELL = Facts(
 def test_where_all_is_well_nothing_else_is_said() -> None:
     assert {found.level for found in findings(WELL)} == {"ok"}
     assert len(findings(WELL)) == 13
+
+
+def test_it_looks_for_each_package_that_an_installation_may_bring() -> None:
+    """As `pyproject.toml` names them, but for those of developers."""
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    project = tomllib.loads(text)["project"]
+    extras = project["optional-dependencies"]
+    assert sorted(CORE) == sorted(map(package_of, project["dependencies"]))
+    assert {name: sorted(packages) for name, _, packages in EXTRAS} == {
+        name: sorted(map(package_of, extras[name])) for name in extras if name != "dev"
+    }
+
+
+def package_of(requirement: str) -> str:
+    return re.split(r"[<>=\[;]", requirement)[0].strip()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from freshet.engine.intents import Intent, Intents
 from freshet.engine.keys import AssetPartition
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.target import load_project
-from tests.engine import Engine, engine
+from tests.engine import Engine, engine, gated
 from tests.test_recovery import began
 
 pytestmark = pytest.mark.anyio
@@ -29,13 +29,6 @@ RAW = fr.source("raw")
 
 async def failures(e: Engine) -> list[RunFailed]:
     return [r.event for r in await e.history() if isinstance(r.event, RunFailed)]
-
-
-async def until_live(e: Engine) -> int:
-    while not e.view.runs.live:
-        await anyio.sleep(0)
-    (run,) = e.view.runs.live
-    return run
 
 
 async def test_who_does_not_let_itself_be_cancelled_is_told_once_and_left_behind(
@@ -58,7 +51,7 @@ async def test_who_does_not_let_itself_be_cancelled_is_told_once_and_left_behind
 
     async with engine(RAW, stubborn) as e:
         await e.change("raw", "1")
-        run = await until_live(e)
+        run = await e.live_run()
         await at_work.wait()
         await e.say(RunCancelled(run))
         while e.loop.runner.live:
@@ -71,20 +64,14 @@ async def test_who_does_not_let_itself_be_cancelled_is_told_once_and_left_behind
 
 
 async def test_a_store_that_cannot_discard_ends_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = anyio.Event()
-
-    @fr.asset
-    async def slow(raw: str) -> str:
-        await gate.wait()
-        return raw
-
+    slow, gate = gated()
     async with engine(RAW, slow) as e:
 
         def away(*_: object) -> None:
             raise StoreError("the store is away")
 
         await e.change("raw", "1")
-        run = await until_live(e)
+        run = await e.live_run()
         monkeypatch.setattr(e.store, "discard", away)
         await e.say(RunCancelled(run))
         while e.loop.runner.live:
@@ -127,7 +114,7 @@ async def test_a_run_that_was_cancelled_has_one_end_and_costs_no_version(
             await e.stream.append([SourceChanged("other", "", "x")])
         await e.change("raw", "2")
         await entered.wait()
-        run = await until_live(e)
+        run = await e.live_run()
         at = e.stream.head
         await e.say(RunCancelled(run))
         go_on.set()
@@ -227,16 +214,10 @@ def test_what_is_no_store_and_no_hook_is_refused(options: Any) -> None:
 
 
 async def test_waiting_for_rest_and_for_the_last_run_do_not_take_each_others_news() -> None:
-    gate = anyio.Event()
-
-    @fr.asset
-    async def slow(raw: str) -> str:
-        await gate.wait()
-        return raw
-
+    slow, gate = gated()
     async with engine(RAW, slow) as e:
         await e.change("raw", "1")
-        await until_live(e)
+        await e.live_run()
         with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(e.loop.quiet)

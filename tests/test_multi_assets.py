@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import anyio
+import polars as pl
 import pytest
 
 import freshet as fr
@@ -108,8 +109,7 @@ async def test_a_change_during_a_run_is_one_more_run_of_all() -> None:
 
     async with engine(SALES, both) as under_test:
         await under_test.change("sales", "1")
-        while not under_test.view.runs.live:
-            await anyio.sleep(0)
+        await under_test.live_run()
         await under_test.change("sales", "2")
         gate.set()
         await under_test.quiet()
@@ -316,6 +316,29 @@ async def test_an_output_says_more_of_itself_than_the_others() -> None:
     assert [one.key for one in both] == ["a", "b"]
 
 
+async def test_each_output_keeps_to_its_own_columns() -> None:
+    """Other columns of one are other code of that one; the run makes both."""
+
+    def project(**columns: type) -> list[Any]:
+        @fr.multi_asset([fr.Out("a", columns=columns), fr.Out("b", columns={"n": str})])
+        def both() -> Any:
+            return pl.DataFrame({"n": [1]}), pl.DataFrame({"n": ["x"]})
+
+        return [both]
+
+    async with engine(*project(n=int)) as under_test:
+        await under_test.quiet()
+        assert under_test.status("a").state == under_test.status("b").state == "fresh"
+        at = under_test.stream.head
+        await under_test.redeploy(*project(n=str))
+        await under_test.settled()
+        assert await under_test.runs(at) == ["a", "b"]
+        (failed,) = [
+            r.event for r in await under_test.history(at) if isinstance(r.event, RunFailed)
+        ]
+        assert "'a' does not fit its columns: column 'n' is Int64, not str" in failed.error
+
+
 async def test_calling_it_calls_the_function() -> None:
     assert await split("x") == {"totals": "X", "people": "1"}
 
@@ -402,8 +425,7 @@ async def test_an_output_that_is_added_during_a_run_waits_for_its_end() -> None:
 
     async with engine(SALES, fewer) as under_test:
         await under_test.change("sales", "a")
-        while not under_test.view.runs.live:
-            await anyio.sleep(0)
+        await under_test.live_run()
         await under_test.redeploy(SALES, more)
         await under_test.loop.act()
         await under_test.folded()

@@ -390,8 +390,7 @@ async def test_a_partition_removed_while_it_runs_is_history_without_effect() -> 
 
     async with engine(keys, slow) as e:
         await land(e, "keys@a")
-        while not e.view.runs.live:
-            await anyio.sleep(0)
+        await e.live_run()
         await e.say(PartitionsRemoved("keys", ("a",)))
         assert states(e, "slow") == {}
         going.set()

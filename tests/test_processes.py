@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,7 +14,14 @@ import pytest
 
 import freshet as fr
 from freshet.engine.daemon import daemon
-from freshet.engine.events import Materialized, RunCancelled, RunFailed, RunSucceeded, SourceChanged
+from freshet.engine.events import (
+    JobSubmitted,
+    Materialized,
+    RunCancelled,
+    RunFailed,
+    RunSucceeded,
+    SourceChanged,
+)
 from freshet.engine.executors import pool
 from freshet.engine.orders import Order
 from freshet.engine.runlogs import read_log
@@ -207,6 +215,27 @@ async def test_what_is_cancelled_is_killed_with_all_it_has_started(tmp_path: Pat
         wait_until_gone(*pids)
         assert await works.failures() == []
         assert works.loop.runner.left_behind == 0
+
+
+SUBMITS = """
+import anyio
+raw = fr.source("raw")
+
+@fr.asset(executor="process")
+def elsewhere(raw: str, context: fr.Context) -> str:
+    return anyio.run(context.job, lambda: f"job of {raw}")
+
+project = fr.Project([raw, elsewhere], store=fr.LocalStore(FOLDER + "/data"))
+"""
+
+
+async def test_a_function_in_a_process_that_is_not_async_submits_a_job(tmp_path: Path) -> None:
+    async with at_work(tmp_path, SUBMITS) as works:
+        await works.change("1")
+        await works.ended(1)
+        history = await works.history()
+        assert [r.event.job for r in history if isinstance(r.event, JobSubmitted)] == ["job of 1"]
+        assert await works.failures() == []
 
 
 SPEAKS = """
@@ -424,6 +453,16 @@ def helped(folder: Path) -> tuple[str, Path]:
     return HELPED.replace("HELPER", name), helper
 
 
+@asynccontextmanager
+async def helped_at_work(folder: Path) -> AsyncIterator[tuple[Works, Path]]:
+    """That project at work, once all is built of version 1; and the other module's file."""
+    text, helper = helped(folder)
+    async with at_work(folder, text) as works:
+        await works.change("1")
+        await works.ended(2)
+        yield works, helper
+
+
 async def said(works: Works, *names: str) -> list[object]:
     """The values of these assets as they are now."""
     store = works.loop.definitions.store
@@ -435,10 +474,7 @@ async def test_after_a_reload_processes_run_the_same_code_as_threads(tmp_path: P
     """Also if only a helper has changed, of which the definitions say nothing; no worker from
     before is used again.
     """
-    text, helper = helped(tmp_path)
-    async with at_work(tmp_path, text) as works:
-        await works.change("1")
-        await works.ended(2)
+    async with helped_at_work(tmp_path) as (works, helper):
         before = number_in(tmp_path / "pid")
         assert await said(works, "far", "near") == ["old 1", "old 1"]
         helper.write_text('WORD = "new"')  # as long as before, and within the same second
@@ -454,10 +490,7 @@ async def test_after_a_reload_processes_use_the_store_that_the_daemon_does(
     tmp_path: Path,
 ) -> None:
     """Also if no file of the code has changed, but something that it reads."""
-    text, _ = helped(tmp_path)
-    async with at_work(tmp_path, text) as works:
-        await works.change("1")
-        await works.ended(2)
+    async with helped_at_work(tmp_path) as (works, _):
         (tmp_path / "where").write_text("b.db")
         await works.running.reload()
         await works.change("2")
@@ -470,10 +503,7 @@ async def test_a_helper_that_changed_meanwhile_is_not_mixed_with_the_one_loaded(
     tmp_path: Path,
 ) -> None:
     """By a worker that takes the place of one that died; after a reload all goes on."""
-    text, helper = helped(tmp_path)
-    async with at_work(tmp_path, text) as works:
-        await works.change("1")
-        await works.ended(2)
+    async with helped_at_work(tmp_path) as (works, helper):
         helper.write_text('WORD = "new"')
         await works.change("2")
         await works.ended(4)

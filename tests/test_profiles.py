@@ -5,8 +5,6 @@ leaves behind: nothing.
 import base64
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -16,7 +14,7 @@ import pytest
 import freshet as fr
 from freshet.engine.keys import AssetPartition
 from freshet.engine.stores.store import Store
-from tests.test_cli import PATIENCE_S, Place
+from tests.test_cli import Place
 
 PROJECT = """
 import sys
@@ -78,28 +76,7 @@ class World(Place):
         super().__init__(folder)
         (folder / "project.py").write_text(project)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("FRESHET_", "SHOP_"))}
-        self.variables = {**kept, **variables}
-
-    def freshet(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "freshet", *arguments],
-            cwd=self.folder,
-            env=self.variables,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-
-    def start(self, *arguments: str, **environment: str) -> None:
-        self.daemon = subprocess.Popen(
-            [sys.executable, "-m", "freshet", "run", "project.py", *arguments],
-            cwd=self.folder,
-            env={**self.variables, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.variables = self.environment = {**kept, **variables}
 
 
 @pytest.fixture

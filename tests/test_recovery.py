@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import anyio
+import anyio.from_thread
 import pytest
 
 import freshet as fr
 from freshet.engine.context import Context
+from freshet.engine.errors import StoreError
 from freshet.engine.events import (
     EngineStarted,
     JobSubmitted,
@@ -23,12 +25,13 @@ from freshet.engine.events import (
     RunStarted,
     RunSucceeded,
 )
-from freshet.engine.intents import Intents
+from freshet.engine.intents import Intent, Intents, finish
 from freshet.engine.reactor import decide
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.sqlite_reader import SqliteReader
+from freshet.engine.stores.store import Staged
 from tests.engine import engine
-from tests.test_cli import PATIENCE_S
+from tests.test_cli import PATIENCE_S, freshet
 
 pytestmark = pytest.mark.anyio
 
@@ -147,14 +150,7 @@ class Place:
         return (self.folder / "daemon.log").read_text()[-3000:]
 
     def freshet(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "freshet", *arguments],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        return freshet(self.folder, *arguments)
 
     async def until(self, kind: type, count: int, daemon: subprocess.Popen[bytes]) -> None:
         """Wait until so many events of this type were recorded."""
@@ -276,6 +272,21 @@ async def test_what_had_begun_to_publish_is_finished_and_not_made_again(
     assert list(Intents(tmp_path / ".freshet" / "publishing").left()) == []
     staged = tmp_path / "data" / ".staged"
     assert [path for path in staged.rglob("*") if path.is_file()] == []
+
+
+def test_what_cannot_be_finished_as_the_store_is_away_keeps_no_daemon_from_starting() -> None:
+    """The run is made again; what it has staged waits until it can be discarded."""
+
+    class Away(fr.MemoryStore):
+        def publish(self, staged: Staged) -> None:
+            raise StoreError("the store is away")
+
+        def discard(self, run: int) -> None:
+            raise StoreError("the store is away")
+
+    store = Away()
+    staged = store.stage(fr.AssetPartition("left"), 7, "half")
+    assert not finish(store, Intent(7, (staged,), ()))
 
 
 async def test_a_torn_intent_is_none(tmp_path: Path) -> None:
@@ -489,6 +500,18 @@ async def test_a_job_that_failed_or_was_cancelled_is_submitted_anew() -> None:
             r.event.job for r in await under_test.history() if isinstance(r.event, JobSubmitted)
         ]
         assert jobs == ["job 1", "job 2", "job 3"]
+
+
+async def test_a_function_in_a_thread_submits_a_job_too() -> None:
+    @fr.asset
+    def model(context: fr.Context) -> str:
+        return anyio.from_thread.run(context.job, lambda: "job 7")
+
+    async with engine(model) as under_test:
+        await under_test.quiet()
+        history = await under_test.history()
+        assert [r.event.job for r in history if isinstance(r.event, JobSubmitted)] == ["job 7"]
+        assert under_test.status("model").state == "fresh"
 
 
 async def test_a_job_in_a_plain_call_is_submitted() -> None:

@@ -229,8 +229,7 @@ async def test_what_runs_goes_on_with_its_own_and_the_next_has_the_new() -> None
 
     async with engine(s, old) as e:
         await e.change("s", "1")
-        while not e.view.runs.live:
-            await anyio.sleep(0)
+        await e.live_run()
         await e.redeploy(s, new)
         gate.set()
         await e.quiet()
@@ -279,9 +278,7 @@ async def test_a_run_of_before_can_still_be_cancelled() -> None:
         return "new"
 
     async with engine(old) as e:
-        while not e.view.runs.live:
-            await anyio.sleep(0)
-        run = next(iter(e.view.runs.live))
+        run = await e.live_run()
         await e.redeploy(new)
         await e.say(RunCancelled(run))
         with anyio.fail_after(PATIENCE_S):

@@ -1,5 +1,6 @@
 """The sweep: a value that is gone from the store is noticed, and made again by itself."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from freshet.engine.definitions import Definitions
 from freshet.engine.errors import StoreError
 from freshet.engine.events import Materialized, Observed, RunFailed, RunStarted, SourceChanged
 from freshet.engine.keys import AssetPartition
+from freshet.engine.stores.router import Router
+from freshet.engine.stores.store import Store
 from freshet.engine.sweep import AT_ONCE, Sweeper, sweep
 from tests.engine import Engine, engine
 from tests.test_cli import PATIENCE_S
@@ -39,9 +42,13 @@ def written_elsewhere() -> fr.Output:
 class Place:
     def __init__(self, under_test: Engine, folder: Path) -> None:
         self.engine = under_test
-        self.store = fr.LocalStore(folder)
-        found = under_test.definitions
-        under_test.loop.use(Definitions(found.assets, self.store, found.checks))
+        self.store: Store = fr.LocalStore(folder)
+        self.use(self.store)
+
+    def use(self, store: Store) -> None:
+        self.store = store
+        found = self.engine.definitions
+        self.engine.loop.use(Definitions(found.assets, store, found.checks))
 
     async def sweep(self) -> int:
         return await sweep(self.engine.view, self.engine.stream, lambda: self.store, pause_s=0.0)
@@ -106,8 +113,7 @@ async def test_what_is_being_made_anew_is_left_alone(tmp_path: Path) -> None:
         await under_test.quiet()
         gate = anyio.Event()
         await under_test.demand("slow")
-        while not under_test.view.runs.live:
-            await anyio.sleep(0)
+        await under_test.live_run()
         place.remove(tmp_path, "slow")
         assert await place.sweep() == 0
         gate.set()
@@ -126,16 +132,25 @@ async def test_a_store_that_cannot_be_looked_at_has_lost_nothing(
         def away(*_: object) -> bool:
             raise StoreError("the store is away")
 
-        monkeypatch.setattr(place.store, "has", away)
+        def broken(*_: object) -> bool:
+            raise OSError(errno.EIO, "the disk is broken")
+
         at = under_test.stream.head
-        assert await place.sweep() == 0
+        for owner, verb, fails in ((place.store, "has", away), (Path, "iterdir", broken)):
+            with monkeypatch.context() as patched:
+                patched.setattr(owner, verb, fails)
+                assert await place.sweep() == 0
         assert under_test.stream.head == at
         assert [r for r in await under_test.history(at) if isinstance(r.event, RunStarted)] == []
 
 
-async def test_a_volume_that_is_not_mounted_has_lost_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("several", [False, True])
+async def test_a_volume_that_is_not_mounted_has_lost_nothing(tmp_path: Path, several: bool) -> None:
+    """Also where it is one of several stores."""
     async with engine(SOURCE, made) as under_test:
         place = Place(under_test, tmp_path / "volume")
+        if several:
+            place.use(Router(fr.MemoryStore(), {"volume": place.store}, {"made": "volume"}))
         await under_test.change("s@a", "1")
         await under_test.quiet()
         (tmp_path / "volume").rename(tmp_path / "unmounted")

@@ -55,6 +55,40 @@ async def data_version(under_test: Engine, name: str) -> str:
     return version.data_version
 
 
+async def built_twice(under_test: Engine) -> str:
+    """Of `raw` at "1", then at "2"; the first data version of `made`."""
+    await under_test.change("raw", "1")
+    await under_test.quiet()
+    first = await data_version(under_test, "made")
+    await under_test.change("raw", "2")
+    await under_test.quiet()
+    return first
+
+
+def restorer_of(under_test: Engine) -> Restorer:
+    """One that heeds what the engine folds, and is not at work yet."""
+    restorer = Restorer(
+        under_test.view, under_test.stream, lambda: under_test.store, under_test.loop.readers
+    )
+    under_test.loop.listeners.append(restorer.heed)
+    return restorer
+
+
+async def restored(restorer: Restorer) -> None:
+    """Wait until nothing is to be restored any more."""
+    with anyio.fail_after(PATIENCE_S):
+        while restorer._pending:
+            await anyio.sleep(0.001)
+
+
+async def restore_all(restorer: Restorer) -> None:
+    """Have it do what there is to do."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(restorer.run)
+        await restored(restorer)
+        tasks.cancel_scope.cancel()
+
+
 # --- what follows from a rollback -----------------------------------------------------------------
 
 
@@ -99,12 +133,7 @@ async def test_what_is_made_from_it_follows_and_it_itself_stays() -> None:
 async def test_it_stays_though_its_input_goes_back_to_what_it_had_before() -> None:
     """What counts from a rollback on is what its inputs were then: an equal version is no news."""
     async with engine(RAW, made, below) as e:
-        for version in ("1", "2"):
-            await e.change("raw", version)
-            await e.quiet()
-        first = next(
-            r.event for r in await e.history() if isinstance(r.event, Materialized)
-        ).data_version
+        first = await built_twice(e)
         await back(e, "made", first)
         await e.quiet()
         head = e.stream.head
@@ -125,12 +154,7 @@ async def test_it_is_built_anew_when_somebody_asks_or_its_code_changes() -> None
         return f"other of {raw}"
 
     async with engine(RAW, made, below) as e:
-        for version in ("1", "2"):
-            await e.change("raw", version)
-            await e.quiet()
-        first = next(
-            r.event for r in await e.history() if isinstance(r.event, Materialized)
-        ).data_version
+        first = await built_twice(e)
         await back(e, "made", first)
         await e.quiet()
         head = e.stream.head
@@ -275,7 +299,7 @@ async def test_a_live_run_loads_what_it_was_started_with_however_many_came_since
             await anyio.sleep(0.001)
         for version in "23456":
             await e.change("raw", version)
-            while "fresh" not in {e.status("part@a").state} or e.status("part@b").state != "fresh":
+            while {e.status(f"part@{key}").state for key in "ab"} != {"fresh"}:
                 await anyio.sleep(0.001)
         kept = e.store.versions(AssetPartition("part", "a"))
         assert len(kept) == 6
@@ -531,11 +555,7 @@ async def test_a_version_collected_while_the_rollback_waits_is_refused() -> None
         refused.append(failed.value.message)
 
     async with engine(RAW, made, store=store) as e:
-        await e.change("raw", "1")
-        await e.quiet()
-        first = await data_version(e, "made")
-        await e.change("raw", "2")
-        await e.quiet()
+        first = await built_twice(e)
         assert store.versions(target)[-1].data_version == first
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
@@ -562,10 +582,7 @@ async def test_what_is_busy_elsewhere_is_rolled_back_with_one_look_at_the_store(
 
     store = Busy()
     async with engine(RAW, fr.source("other"), made, store=store) as e:
-        for version in "12":
-            await e.change("raw", version)
-            await e.quiet()
-        first = store.versions(AssetPartition("made"))[1].data_version
+        first = await built_twice(e)
         assert await back(e, "made", first) > 0
         assert store.looked == 1
 
@@ -581,12 +598,8 @@ async def test_what_is_rolled_back_is_held_until_it_is_restored() -> None:
 
     store, target = Watched(), AssetPartition("made")
     async with engine(RAW, made, store=store) as e:
-        for version in "12":
-            await e.change("raw", version)
-            await e.quiet()
-        first = store.versions(target)[1].data_version
-        restorer = Restorer(e.view, e.stream, lambda: e.store, e.loop.readers)
-        e.loop.listeners.append(restorer.heed)
+        first = await built_twice(e)
+        restorer = restorer_of(e)
 
         async def ask(version: str) -> None:
             question = RollbackQuestion("made", version)
@@ -600,12 +613,7 @@ async def test_what_is_rolled_back_is_held_until_it_is_restored() -> None:
         with pytest.raises(fr.FreshetError, match="no version"):
             await ask("zz")
         assert e.loop.readers._held == {target}
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(restorer.run)
-            with anyio.fail_after(PATIENCE_S):
-                while restorer._pending:
-                    await anyio.sleep(0.001)
-            tasks.cancel_scope.cancel()
+        await restore_all(restorer)
         assert not e.loop.readers._held
 
 
@@ -628,19 +636,11 @@ async def test_a_restore_is_tried_again_while_the_store_is_away(
 
     store, target = Away(), AssetPartition("made")
     async with engine(RAW, made, store=store) as e:
-        for version in "12":
-            await e.change("raw", version)
-            await e.quiet()
-        second, first = (one.data_version for one in store.versions(target))
-        restorer = Restorer(e.view, e.stream, lambda: e.store, e.loop.readers)
-        e.loop.listeners.append(restorer.heed)
+        first = await built_twice(e)
+        second = await data_version(e, "made")
+        restorer = restorer_of(e)
         await back(e, "made", first)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(restorer.run)
-            with anyio.fail_after(PATIENCE_S):
-                while restorer._pending:
-                    await anyio.sleep(0.001)
-            tasks.cancel_scope.cancel()
+        await restore_all(restorer)
         assert tried == [first] * (4 if away else 1)
         assert store.versions(target)[0].data_version == (first if away else second)
         assert not e.loop.readers._held
@@ -663,13 +663,8 @@ async def test_what_people_look_at_follows_though_a_run_began_meanwhile(fails: b
         return f"made of {raw}"
 
     async with engine(RAW, slow) as e:
-        for version in ("1", "2"):
-            await e.change("raw", version)
-            await e.quiet()
-        target = AssetPartition("made")
-        first = e.store.versions(target)[1].data_version
-        restorer = Restorer(e.view, e.stream, lambda: e.store, e.loop.readers)
-        e.loop.listeners.append(restorer.heed)
+        target, first = AssetPartition("made"), await built_twice(e)
+        restorer = restorer_of(e)
         await back(e, "made", first)
         await e.change("raw", "3")
         await began.wait()
@@ -679,9 +674,7 @@ async def test_what_people_look_at_follows_though_a_run_began_meanwhile(fails: b
             assert e.store.versions(target)[0].data_version != first
             gate.set()
             await e.settled()
-            with anyio.fail_after(PATIENCE_S):
-                while restorer._pending:
-                    await anyio.sleep(0.001)
+            await restored(restorer)
             tasks.cancel_scope.cancel()
         current = e.store.versions(target)[0].data_version
         assert current == await data_version(e, "made")
@@ -715,27 +708,20 @@ async def test_what_was_published_in_vain_is_not_what_people_go_on_looking_at(
         return f"one {raw}", f"two {raw}"
 
     async with engine(RAW, both, store=fr.LocalStore(tmp_path)) as e:
-        restorer = Restorer(e.view, e.stream, lambda: e.store, e.loop.readers)
-        e.loop.listeners.append(restorer.heed)
+        restorer = restorer_of(e)
         e.loop.runner.in_vain = restorer.put_right
         await e.change("raw", "1")
         await e.quiet()
         await e.change("raw", "2")
-        async with anyio.create_task_group() as tasks:
-            if how == "cancelled":
-                await anyio.to_thread.run_sync(entered.wait)
-                (run,) = e.view.runs.live
-                await e.say(RunCancelled(run))
-                go_on.set()
-            with anyio.fail_after(PATIENCE_S):
-                while e.view.runs.live or not restorer._pending:
-                    await anyio.sleep(0.001)
-            assert (tmp_path / "one.txt").read_text() == "one 2"
-            tasks.start_soon(restorer.run)
-            with anyio.fail_after(PATIENCE_S):
-                while restorer._pending:
-                    await anyio.sleep(0.001)
-            tasks.cancel_scope.cancel()
+        if how == "cancelled":
+            await anyio.to_thread.run_sync(entered.wait)
+            await e.say(RunCancelled(await e.live_run()))
+            go_on.set()
+        with anyio.fail_after(PATIENCE_S):
+            while e.view.runs.live or not restorer._pending:
+                await anyio.sleep(0.001)
+        assert (tmp_path / "one.txt").read_text() == "one 2"
+        await restore_all(restorer)
         assert (tmp_path / "one.txt").read_text() == "one 1"
         assert (tmp_path / "two.txt").read_text() == "two 1"
         assert (

@@ -32,15 +32,19 @@ from freshet.engine.target import load_project
 from freshet.sensors.files import FilesSensor
 from freshet.sensors.landing.mounts import kind_at
 
-CORE = ("anyio", "msgspec", "aiosqlite", "watchfiles", "structlog", "click", "rich", "cronsim")
+CORE = (
+    "anyio", "msgspec", "aiosqlite", "watchfiles", "structlog", "click", "rich", "cronsim",
+    "typing-extensions",
+)  # fmt: skip
 
 EXTRAS = (
     ("polars", "tables of polars, and checks of them", ("polars", "narwhals")),
     ("pandas", "tables of pandas, and checks of them", ("pandas", "pyarrow", "narwhals")),
     ("arrow", "Arrow tables, and checks of them", ("pyarrow", "narwhals")),
     ("pandera", "fr.conforms", ("pandera",)),
-    ("kafka", "fr.kafka", ("aiokafka",)),
-    ("objects", "fr.objects", ("obstore",)),
+    ("kafka", "fr.kafka", ("aiokafka", "cramjam")),
+    ("objects", "fr.objects and fr.ObjectStore", ("obstore",)),
+    ("duckdb", "fr.DuckDBStore", ("duckdb",)),
     ("fast", "a faster event loop", ("uvloop",)),
 )
 

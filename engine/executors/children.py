@@ -33,6 +33,9 @@ LOOK_S = 0.05
 CHUNK_BYTES = 64 * 1024
 """Read at once of what a child says: as much as a pipe holds."""
 
+MAX_CHUNKS = 16
+"""Read of one pipe once its child has ended: 1 MiB, the most that Linux lets a pipe hold."""
+
 LAST_BYTES = 64 * 1024
 """Of stderr, kept to say why a child failed: far more than is said, as secrets are taken out
 first.
@@ -183,8 +186,8 @@ class Child:
 
     def _take_rest(self) -> None:
         """Take what is in the pipes, but no more than they hold: it may go on for ever."""
-        for key in list(self._selector.get_map().values()):
-            for _ in range(16 if key.data is not None else 0):
+        for key in [key for key in self._selector.get_map().values() if key.data is not None]:
+            for _ in range(MAX_CHUNKS):
                 try:
                     data = os.read(key.fd, CHUNK_BYTES)
                 except OSError:

@@ -34,11 +34,9 @@ from freshet.engine.executors.frames import (
     send,
 )
 from freshet.engine.executors.invoke import MAX_DETAIL_CHARS, Failed, Rejected, failure
-from freshet.engine.keys import AssetKey
 from freshet.engine.project import Project
 from freshet.engine.runlogs import SINK
-from freshet.engine.stores.router import Router
-from freshet.engine.stores.store import Store
+from freshet.engine.stores.router import store_of
 from freshet.engine.work import Work
 from freshet.projections.catalog import Version
 
@@ -63,16 +61,12 @@ def check_executors(project: Project) -> None:
                 cause="the project was not loaded from a target, as `freshet run TARGET` does",
                 hint="say it: Project(..., origin='package.module:project')",
             )
-        if _store_of(project.store, asset.key).in_memory:
+        if store_of(project.store, asset.key).in_memory:
             raise DefinitionError(
                 f"asset '{asset.key}' runs in a process, and the store is in the memory of this one"
                 f" ({asset.where})",
                 hint="use fr.LocalStore, or leave executor= out",
             )
-
-
-def _store_of(store: Store, key: AssetKey) -> Store:
-    return store.store_of(key) if isinstance(store, Router) else store
 
 
 class Worker:

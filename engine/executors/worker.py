@@ -36,9 +36,9 @@ from freshet.engine.executors.frames import (
     Wanted,
     send,
 )
-from freshet.engine.executors.invoke import Failed, Rejected, failure, saying
+from freshet.engine.executors.invoke import Failed, Rejected, failure
 from freshet.engine.inputs import loads_of
-from freshet.engine.lending import Lender, NotOpened
+from freshet.engine.lending import Lender
 from freshet.engine.project import Project
 from freshet.engine.publishing import Draft, audit_inline
 from freshet.engine.resources import Resource
@@ -192,9 +192,6 @@ async def _perform_lending(
             made = await _made(msgspec.structs.replace(work, lent=lent))
             if isinstance(made, Failed):
                 raise Rejected(made.kind, made.error)
-    except NotOpened as error:
-        tail = failure(error.cause).detail
-        return Failed(error.kind, saying(error), tail, passing=error.passing)
     except Rejected as rejected:
         return made or failure(rejected)
     return made
@@ -204,7 +201,7 @@ async def _made(work: Work) -> Answer:
     """Called in a thread of the worker, if it is no coroutine: resources may need the loop."""
     try:
         if not work.asset.is_async:
-            draft = await anyio.to_thread.run_sync(lambda: _drafted(work))
+            draft = await anyio.to_thread.run_sync(_drafted, work)
         else:
             arguments = work.arguments(lazy=False)
             value = await work.asset.function(**arguments)
@@ -217,8 +214,12 @@ async def _made(work: Work) -> Answer:
 
 
 def _drafted(work: Work) -> Draft:
+    """Called where no event loop runs."""
     arguments = work.arguments()
-    value = work.asset.function(**arguments)
+    if work.asset.is_async:
+        value = anyio.run(partial(work.asset.function, **arguments))
+    else:
+        value = work.asset.function(**arguments)
     work.confirm_files(arguments)
     return work.draft(value)
 
@@ -231,16 +232,8 @@ def _told(draft: Draft, found: Sequence[CheckEvaluated]) -> Made:
 
 
 def _perform(work: Work) -> Made:
-    arguments = work.arguments()
-    if work.asset.is_async:
-        value = anyio.run(partial(work.asset.function, **arguments))
-    else:
-        value = work.asset.function(**arguments)
-    work.confirm_files(arguments)
-    draft = work.draft(value)
-    found: list[CheckEvaluated] = []
-    if work.checks:
-        found = anyio.run(audit_inline, work.audit(draft))
+    draft = _drafted(work)
+    found = anyio.run(audit_inline, work.audit(draft)) if work.checks else []
     return _told(draft, found)
 
 

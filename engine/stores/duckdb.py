@@ -1,19 +1,16 @@
 """A store in one DuckDB file: every version a row, current tables as tables of their own."""
 
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, Literal
+from typing import Any
 
 from freshet.engine.errors import DefinitionError, StoreError
 from freshet.engine.keys import AssetPartition
 from freshet.engine.stores.blobs import in_the_way
-from freshet.engine.stores.formats import Encoded, Format, Formats
+from freshet.engine.stores.formats import Encoded
 from freshet.engine.stores.outages import DUCKDB_LOCKED
-from freshet.engine.stores.retention import KEEP_VERSIONS, retention
 from freshet.engine.stores.rows import TABLES, RowStore, Session
 
 BUSY_S = 10.0
@@ -34,21 +31,10 @@ class DuckDBStore(RowStore):
     """
 
     prefix = "_freshet_"
+    _is_made = False
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        keep: int = KEEP_VERSIONS,
-        keep_for: float | str | None = None,
-        formats: Sequence[Format] = (),
-        fallback: Literal["pickle"] | None = None,
-    ) -> None:
-        kept = retention("DuckDBStore", keep, keep_for)
-        super().__init__(path, kept, Formats(formats, fallback))
+    def _prepare(self) -> None:
         self._duckdb = _imported()
-        self._lock = threading.Lock()
-        self._is_made = False
 
     @contextmanager
     def _session(self, what: str) -> Iterator[Session]:

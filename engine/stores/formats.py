@@ -23,7 +23,6 @@ OURS = (".bin", ".txt", ".json", ".parquet", ".pickle")
 TABLES = {"polars": "DataFrame", "pandas": "DataFrame", "pyarrow": "Table"}
 """The table types we store as Parquet, by the package they come from."""
 
-
 SUFFIX = re.compile(r"\.[A-Za-z0-9_-]{1,16}")
 
 
@@ -147,10 +146,10 @@ def decode(suffix: str, data: bytes, annotation: Any) -> Any:
     if suffix == ".json":
         return decode_json(data, annotation)
     if suffix == ".parquet":
-        return read_table(_wanted(annotation) or _first_installed(), ".parquet", data)
+        return read_table(wanted_package(annotation) or _first_installed(), ".parquet", data)
     if suffix == ".pickle":
         return pickle.loads(data)
-    package = _wanted(annotation)
+    package = wanted_package(annotation)
     if package is not None:
         return read_table(package, suffix, data)
     if annotation is str:
@@ -190,7 +189,10 @@ def table_package(value: Any) -> str | None:
 
 def wanted_package(annotation: Any) -> str | None:
     """The package of an annotation that is a table type."""
-    return _wanted(annotation)
+    if not isinstance(annotation, type):
+        return None
+    package = annotation.__module__.partition(".")[0]
+    return package if package in TABLES else None
 
 
 def read_table(package: str, suffix: str, data: bytes) -> Any:
@@ -215,13 +217,6 @@ def missing_extra(package: str) -> StoreError:
         f"a table asks for {package}, which is not installed",
         hint=f"pip install 'freshet[{extra}]'",
     )
-
-
-def _wanted(annotation: Any) -> str | None:
-    if not isinstance(annotation, type):
-        return None
-    package = annotation.__module__.partition(".")[0]
-    return package if package in TABLES else None
 
 
 def _first_installed() -> str:

@@ -22,8 +22,7 @@ def folder_of(target: AssetPartition) -> PurePosixPath:
 def quoted(partition: str) -> str:
     """A partition key as a file name: what is unsafe becomes %XX, a leading dot too; one to one."""
     name = quote(partition, safe=SAFE, errors="surrogatepass")
-    name = name.replace(".", "%2E") if name.startswith(".") else name
-    return name
+    return name.replace(".", "%2E") if name.startswith(".") else name
 
 
 def runs_of(names: Iterable[str]) -> list[int]:

@@ -7,6 +7,11 @@ from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.stores.store import Staged, Store, StoredVersion
 
 
+def store_of(store: Store, asset: AssetKey, name: str = "") -> Store:
+    """The store that has the values of an asset, if there are several; see `Router.store_of`."""
+    return store.store_of(asset, name) if isinstance(store, Router) else store
+
+
 class Router:
     """The store of a project that has several: `named` by name, `names` says which one an asset
     has; what it does not say goes to `default`.

@@ -1,16 +1,17 @@
 """Stores that keep values as rows of one database file: what SQLite and DuckDB have in common."""
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from freshet.engine.errors import StoreError
 from freshet.engine.keys import AssetPartition
 from freshet.engine.stores.blobs import not_kept, not_staged, read, staged_of
-from freshet.engine.stores.formats import Encoded, Formats
-from freshet.engine.stores.retention import Retention, next_us, now_us
+from freshet.engine.stores.formats import Encoded, Format, Formats
+from freshet.engine.stores.retention import KEEP_VERSIONS, next_us, now_us, retention
 from freshet.engine.stores.store import Staged, StoredVersion
 
 TABLES = (
@@ -39,12 +40,25 @@ class RowStore(ABC):
     size_of = "octet_length(content)"
     """The bytes of a content, as the database asks for them."""
 
-    def __init__(self, path: str | Path, retention: Retention, formats: Formats) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        keep: int = KEEP_VERSIONS,
+        keep_for: float | str | None = None,
+        formats: Sequence[Format] = (),
+        fallback: Literal["pickle"] | None = None,
+    ) -> None:
         self.path = Path(path)
-        self._retention = retention
-        self._formats = formats
+        self._retention = retention(type(self).__name__, keep, keep_for)
+        self._formats = Formats(formats, fallback)
+        self._lock = threading.Lock()
         self._staged = f"{self.prefix}staged"
         self._versions = f"{self.prefix}versions"
+        self._prepare()
+
+    def _prepare(self) -> None:  # noqa: B027 - there may be nothing to prepare
+        """What the database needs besides its file. Raises DefinitionError if that is missing."""
 
     @abstractmethod
     def _session(self, what: str) -> AbstractContextManager[Session]:

@@ -2,16 +2,12 @@
 
 import os
 import sqlite3
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from freshet.engine.errors import StoreError
 from freshet.engine.stores.blobs import in_the_way
-from freshet.engine.stores.formats import Format, Formats
-from freshet.engine.stores.retention import KEEP_VERSIONS, retention
 from freshet.engine.stores.rows import TABLES, RowStore, Session
 
 BUSY_S = 10.0
@@ -30,21 +26,8 @@ class SqliteStore(RowStore):
     """
 
     size_of = "length(content)"  # (octet_length only since 3.43)
-
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        keep: int = KEEP_VERSIONS,
-        keep_for: float | str | None = None,
-        formats: Sequence[Format] = (),
-        fallback: Literal["pickle"] | None = None,
-    ) -> None:
-        kept = retention("SqliteStore", keep, keep_for)
-        super().__init__(path, kept, Formats(formats, fallback))
-        self._lock = threading.Lock()
-        self._open: sqlite3.Connection | None = None
-        self._opened_by = 0
+    _open: sqlite3.Connection | None = None
+    _opened_by = 0
 
     @contextmanager
     def _session(self, what: str) -> Iterator[Session]:
