@@ -75,7 +75,7 @@ class Delays(Projection):
 
     def _started(self, event: RunStarted, recorded: Recorded) -> None:
         asset = event.targets[0].asset
-        p90 = self._runs.p90_us(asset) if self._runs.succeeded(asset) >= ENOUGH else None
+        p90 = self._runs.p90_us(asset, of=ENOUGH)
         state = self._staleness.states.get(asset)
         if p90 is None or state is None:
             return

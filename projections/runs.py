@@ -121,19 +121,13 @@ class Runs(Projection):
         recent = self._recent.get(asset)
         return int(median(recent.sorted)) if recent else None
 
-    def succeeded(self, asset: AssetKey) -> int:
-        """How many recent runs are known by their time; at most `RECENT`."""
-        recent = self._recent.get(asset)
-        return len(recent.sorted) if recent else 0
-
-    def p90_us(self, asset: AssetKey) -> int | None:
-        """The time (µs) of a run that nine of ten recent ones did not exceed; None without any.
-        While there are few, a single slow one is not taken for the rule.
+    def p90_us(self, asset: AssetKey, *, of: int = 1) -> int | None:
+        """The time (µs) of a run that nine of ten recent ones did not exceed; None if there are not
+        as many as `of`. While there are few, a single slow one is not taken for the rule.
         """
         recent = self._recent.get(asset)
-        if not recent:
+        if recent is None or (n := len(recent.sorted)) < of:
             return None
-        n = len(recent.sorted)
         return recent.sorted[n - 2 if 3 <= n <= FEW else (9 * n - 1) // 10]
 
     def _end(

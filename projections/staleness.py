@@ -134,7 +134,8 @@ class Staleness(Sightings):
         state.consumed[i] = live.pinned
         state.code[i] = state.code_number(event.code_version)
         state.started_at[i] = event.run
-        rest = self._absorb(state, i, event)
+        by_change = live.feeds or state.absorbed or state.elsewhere or state.halfway
+        rest = self._absorb(state, i, event) if by_change else NOTHING
         state.made(i, recorded.position)
         state.failures.pop(i, None)
         state.kills.pop(i, None)
@@ -153,6 +154,7 @@ class Staleness(Sightings):
         if live.paying < NOTHING:
             self.marks.known[live.paying] = self.marks.at[live.paying]
         self._end(state, i, min(live.next, rest))
+        self._settle_one(state, i)  # nothing that it reads has moved
         if changed and unexpected:
             self.mark_below(state, i, self.wave_of(recorded))
         elif first:
@@ -163,8 +165,6 @@ class Staleness(Sightings):
         first of that, NOTHING if there is none.
         """
         feeds, found = state.live[i].feeds, event.absorbed
-        if not (feeds or state.absorbed or state.elsewhere or state.halfway):
-            return NOTHING  # it reads nothing change by change, and never did
         if not feeds or found is None or not found.rest:
             absorb(state, i, feeds, event.run, event.run)
             return NOTHING
@@ -263,6 +263,7 @@ class Staleness(Sightings):
                 before = state.failures.get(i)
                 state.failures[i] = failure_of(failed, live, before)
             self._end(state, i, owed)
+            self.touch(state, i)
 
     def _end(self, state: AssetState, i: int, owed: int) -> None:
         """The live run of this row is over; it owes `owed` from here on."""
@@ -272,7 +273,6 @@ class Staleness(Sightings):
             self.mark_below(state, i, owed)  # they owe what it set out to pay, which is later
         if live.next < NOTHING:
             self._set_next(live, NOTHING)
-        self.touch(state, i)
         self.touch_below(state, i)
 
     def _live(self, run: int, name: AssetPartition) -> Cell | None:
