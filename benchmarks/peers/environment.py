@@ -6,36 +6,54 @@ import sys
 from pathlib import Path
 
 CACHE = Path("~/.cache/freshet-peers").expanduser()
-"""Holds one environment per requirement, named as the requirement is written."""
+"""Holds one environment per list of requirements, named as they are written."""
 
 INSTALL_S = 600.0
 """Longest wait for each of the two steps: making an environment, and installing into it."""
 
+DAGSTER = ("dagster==1.13.28",)
+
+EVENTSOURCING = ("eventsourcing==9.5.6",)
+
+PREFECT = ("prefect==3.8.8", "fastapi==0.139.0")
+"""Prefect 3.8.8 takes any FastAPI below 1.0 from 0.139 on, but fails to start with 0.165, where a
+parameter is gone that it uses. 3.9 asked for a certifi that was not to be had.
+"""
+
+AIRFLOW = ("apache-airflow==3.3.2",)
+
 _FINISHED = ".installed"
 
 
-def python_of(peer: str, requirement: str) -> Path | None:
-    """The interpreter of the environment in which `requirement` (say "dagster==1.13.28") is
-    installed, made on first use.
+def python_of(peer: str, *requirements: str) -> Path | None:
+    """The interpreter of the environment in which `requirements` (say "dagster==1.13.28") are
+    installed together, made on first use.
 
     None when it cannot be made, with the reason on stderr under the name of `peer`; nothing of
     it is then left, so the next call tries again. An environment whose making was interrupted
     is made anew.
     """
-    home = CACHE / requirement
+    if isinstance(made := environment_of(*requirements), Path):
+        return made
+    print(f"{peer}: {made}", file=sys.stderr)
+    return None
+
+
+def environment_of(*requirements: str) -> Path | str:
+    """The same, but a reason in one line where there is no such environment."""
+    home = CACHE / ",".join(requirements)
     python = home / "bin" / "python"
     if (home / _FINISHED).exists() and python.exists():
         return python
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     steps = [
         [sys.executable, "-m", "venv", "--clear", str(home)],
-        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"],
+        [*install, *requirements],
     ]
-    steps[1].append(requirement)
     for step in steps:
         if reason := _failure(step):
             shutil.rmtree(home, ignore_errors=True)
-            print(f"{peer}: {requirement} cannot be installed: {reason}", file=sys.stderr)
-            return None
+            return f"{' '.join(requirements)} cannot be installed: {reason}"
     (home / _FINISHED).touch()
     return python
 
