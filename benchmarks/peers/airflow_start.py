@@ -1,6 +1,6 @@
 """How long Airflow takes to import, and the memory it then has.
 
-    python_of_the_environment benchmarks/peers/airflow_start.py --tries 5
+python_of_the_environment benchmarks/peers/airflow_start.py --tries 5
 """
 
 import argparse

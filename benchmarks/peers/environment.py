@@ -15,12 +15,15 @@ DAGSTER = ("dagster==1.13.28",)
 
 EVENTSOURCING = ("eventsourcing==9.5.6",)
 
-PREFECT = ("prefect==3.8.8", "fastapi==0.139.0")
-"""Prefect 3.8.8 takes any FastAPI below 1.0 from 0.139 on, but fails to start with 0.165, where a
-parameter is gone that it uses. 3.9 asked for a certifi that was not to be had.
+_BENEATH = ("pydantic==2.14.3", "sqlalchemy==2.1.9", "starlette==1.10.0")
+"""What the peers with a server stand on, as measured: a newer one may stop them from starting."""
+
+PREFECT = ("prefect==3.8.8", "fastapi==0.139.0", *_BENEATH)
+"""Prefect 3.8.8 takes any FastAPI from 0.139 on and below 1.0, but does not start with 0.165, in
+which a parameter that it uses is gone. Prefect 3.9 asked for a certifi that was not to be had.
 """
 
-AIRFLOW = ("apache-airflow==3.3.2",)
+AIRFLOW = ("apache-airflow==3.3.2", "fastapi==0.136.3", *_BENEATH)
 
 _FINISHED = ".installed"
 

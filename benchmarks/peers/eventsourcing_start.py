@@ -1,6 +1,6 @@
 """How long the eventsourcing library takes to import, and the memory it then has.
 
-    python_of_the_environment benchmarks/peers/eventsourcing_start.py --tries 10
+python_of_the_environment benchmarks/peers/eventsourcing_start.py --tries 10
 """
 
 import argparse

@@ -98,13 +98,20 @@ def measure(server: str, tasks: int, flows: int, rounds: int) -> None:
     called(10)
     for what, (rate, count) in cases.items():
         say(
-            side(server), f"{what}, {server} server", "/s", [float(rate(count)) for _ in range(rounds)]
+            side(server),
+            f"{what}, {server} server",
+            "/s",
+            [float(rate(count)) for _ in range(rounds)],
         )
 
 
 def apart(server: str, options: argparse.Namespace) -> None:
     """The figures with one kind of server, said by a process of its own."""
-    with tempfile.TemporaryDirectory(dir=".") as home, servers(Path(home)) as started:
+    with (
+        tempfile.TemporaryDirectory(dir=".", ignore_cleanup_errors=True) as home,
+        servers(Path(home)) as started,
+        within(side(server), options.limit_s),
+    ):
         environment = {**FASTER, "PREFECT_HOME": str(Path(home).resolve())}
         if server == "local":
             port = free_port()
@@ -120,10 +127,10 @@ def apart(server: str, options: argparse.Namespace) -> None:
             stderr=subprocess.PIPE,
             text=True,
             check=False,
-            timeout=options.limit_s,
         )
         if done.returncode:
-            failed(side(server), (done.stderr.strip().splitlines() or ["no reason"])[-1])
+            lines = done.stderr.strip().splitlines()
+            failed(side(server), lines[-1] if lines else f"exit code {done.returncode}")
 
 
 def main() -> None:
@@ -141,8 +148,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     for server in SERVERS:
-        with within(side(server), options.limit_s):
-            apart(server, options)
+        apart(server, options)
 
 
 if __name__ == "__main__":

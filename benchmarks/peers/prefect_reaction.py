@@ -120,9 +120,7 @@ def measure(setting: str, home: Path, running: Servers, samples: int) -> None:
     environment = {**environment, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
     noted, served = home / NOTED, home / "served.py"
     served.write_text(
-        SERVED.format(
-            noted=str(noted), query_seconds=query_seconds, event=EVENT, resource=RESOURCE
-        )
+        SERVED.format(noted=str(noted), query_seconds=query_seconds, event=EVENT, resource=RESOURCE)
     )
     server = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
     running.start("prefect server", server, environment)
@@ -175,8 +173,8 @@ def main() -> None:
         if samples:
             with (
                 tempfile.TemporaryDirectory(dir=".", ignore_cleanup_errors=True) as folder,
-                within(side(setting), options.limit_s),
                 servers(Path(folder).resolve()) as running,
+                within(side(setting), options.limit_s),
             ):
                 measure(setting, Path(folder).resolve(), running, samples)
 

@@ -44,18 +44,32 @@ class Servers:
                 start_new_session=True,
             )
 
-    def until(self, ask: Callable[[], T | None], what: str, limit_s: float) -> T:
+    def call(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], limit_s: float
+    ) -> None:
+        """Starts a process that ends by itself, and waits for that."""
+        self.start(name, command, environment)
+        if self._running[name].wait(limit_s):
+            raise RuntimeError(f"{name} failed: {self._last_line(name)}")
+        del self._running[name]
+
+    def until(
+        self, ask: Callable[[], T | None], what: str, limit_s: float, every_s: float = 0.02
+    ) -> T:
         """What `ask` answers as soon as it does; fails if a process ends before, or it is late."""
         late = time.monotonic() + limit_s
+        seen = ""
         while time.monotonic() < late:
-            with contextlib.suppress(OSError):  # not up yet
+            try:
                 if (answer := ask()) is not None:
                     return answer
+            except OSError as error:  # not up yet, or not ready to answer
+                seen = f"; last seen: {error}"
             for name, process in self._running.items():
                 if process.poll() is not None:
                     raise RuntimeError(f"{name} ended before {what}: {self._last_line(name)}")
-            time.sleep(0.02)
-        raise TimeoutError(f"no {what} within {limit_s:g} s")
+            time.sleep(every_s)
+        raise TimeoutError(f"no {what} within {limit_s:g} s{seen}")
 
     def stop(self) -> None:
         """Ends all, the last one started first, with everything that they have started."""
