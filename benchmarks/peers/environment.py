@@ -8,8 +8,10 @@ from pathlib import Path
 CACHE = Path("~/.cache/freshet-peers").expanduser()
 """Holds one environment per list of requirements, named as they are written."""
 
-INSTALL_S = 600.0
-"""Longest wait for each of the two steps: making an environment, and installing into it."""
+INSTALL_S = 1800.0
+"""Longest wait for each of the two steps: making an environment, and installing into it. The
+largest takes a minute, and ten times as long beside other work.
+"""
 
 DAGSTER = ("dagster==1.13.28",)
 

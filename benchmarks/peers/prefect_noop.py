@@ -7,6 +7,7 @@ both on SQLite. Each kind of server has a process of its own, whose first flow i
 """
 
 import argparse
+import asyncio
 import os
 import subprocess
 import sys
@@ -70,6 +71,19 @@ def measure(server: str, tasks: int, flows: int, rounds: int) -> None:
             noop()
         return count / (time.perf_counter() - began)
 
+    @task(cache_policy=NO_CACHE)  # type: ignore[untyped-decorator]
+    async def noop_on_loop() -> None:
+        pass
+
+    @flow  # type: ignore[untyped-decorator]
+    async def gathering(count: int) -> float:
+        began = time.perf_counter()
+        await asyncio.gather(*(noop_on_loop() for _ in range(count)))
+        return count / (time.perf_counter() - began)
+
+    def gathered(count: int) -> float:
+        return asyncio.run(gathering(count))  # type: ignore[no-any-return]
+
     def submitted(threads: int) -> Callable[[int], Any]:
         @flow(task_runner=ThreadPoolTaskRunner(threads))  # type: ignore[untyped-decorator]
         def submitting(count: int) -> float:
@@ -91,6 +105,7 @@ def measure(server: str, tasks: int, flows: int, rounds: int) -> None:
 
     cases: dict[str, tuple[Callable[[int], Any], int]] = {
         f"{tasks:,} no-op tasks called in one flow": (called, tasks),
+        f"{tasks:,} async no-op tasks gathered in one flow": (gathered, tasks),
         f"{tasks:,} no-op tasks submitted to 1 thread": (submitted(1), tasks),
         f"{tasks:,} no-op tasks submitted to 8 threads": (submitted(8), tasks),
         "no-op flow runs, one after the other": (runs, flows),
