@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,12 +94,14 @@ class Servers:
 
 @contextlib.contextmanager
 def servers(folder: Path) -> Iterator[Servers]:
-    """Processes that do not outlive the block."""
+    """Processes that do not outlive the block, even when this one is asked to end meanwhile."""
     opened = Servers(folder)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to end"))
     try:
         yield opened
     finally:
         opened.stop()
+        signal.signal(signal.SIGTERM, before)
 
 
 def free_port() -> int:
