@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("--timeout-s", type=float, default=300.0, help="for each figure")
     options = parser.parse_args()
     for storage in options.storage or STORAGES:
-        side = Side("Dagster", dg.__version__, "no-op", "best", f"{STORAGES[storage]}; {FAVOUR}")
+        side = Side("Dagster", dg.__version__, "noop", "best", f"{STORAGES[storage]}; {FAVOUR}")
         for shape in SHAPES:
             with within(side, options.timeout_s):
                 values = rates(shape, storage, options.assets, options.runs)

@@ -9,7 +9,6 @@ all its processes, read from /proc: on Linux only.
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,16 +16,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 from dagster_daemon import running  # type: ignore[import-not-found]  # beside this script
+from fresh import say_start  # type: ignore[import-not-found]  # beside this script
 from said import Side, say, within  # type: ignore[import-not-found]  # beside this script
 
 START_S = 90.0
-MIB = 2**20
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 IMPORT = (
-    "a fresh process with its byte code compiled and in the page cache, less a bare python that "
-    "was started just before"
+    "a fresh process with compiled and cached modules imports what a file of definitions needs, "
+    "and neither a daemon nor a webserver; the start of the interpreter does not count"
 )
 IDLE = {
     "best": "daemon and code server alone, without the webserver, seven assets and two sensors, "
@@ -34,30 +33,10 @@ IDLE = {
     "default": "daemon and code server alone, without the webserver, seven assets and two "
     "sensors, run queue and intervals of 30 s as installed",
 }
-RESIDENT = "; import dagster; print(int(open('/proc/self/statm').read().split()[1]))"
-
-
-def import_seconds(runs: int) -> list[float]:
-    """Seconds of the import in a fresh process, a bare one taken off."""
-    _wall("import dagster")
-    return [-_wall("pass") + _wall("import dagster") for _ in range(runs)]
-
-
-def _wall(code: str) -> float:
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True)
-    return time.perf_counter() - began
-
-
-def import_resident(runs: int) -> list[float]:
-    """MiB that a process holds after the import, all its own included."""
-    command = [sys.executable, "-c", "import os" + RESIDENT]
-    told = [subprocess.run(command, check=True, capture_output=True) for _ in range(runs)]
-    return [int(done.stdout) * _PAGE / MIB for done in told]
 
 
 def idle(home: Path, setting: str, seconds: float, runs: int) -> tuple[list[float], list[float]]:
-    """Percent of one core that the daemon and what it started used, and their MiB in all."""
+    """Percent of one core that the daemon and what it started used, and their MB in all."""
     with running(home, setting) as daemon:
         _wait_for_a_look(home)
         time.sleep(seconds)
@@ -66,7 +45,7 @@ def idle(home: Path, setting: str, seconds: float, runs: int) -> tuple[list[floa
             before = _processor_s(daemon)
             time.sleep(seconds)
             cores.append(100 * (_processor_s(daemon) - before) / seconds)
-            resident.append(sum(_resident_mib(process) for process in _family(daemon)))
+            resident.append(sum(_resident_mb(process) for process in _family(daemon)))
     return cores, resident
 
 
@@ -109,9 +88,9 @@ def _processor_s(first: int) -> float:
     return ticks / _TICKS
 
 
-def _resident_mib(process: int) -> float:
+def _resident_mb(process: int) -> float:
     fields = _stat(process)
-    return int(fields[21]) * _PAGE / MIB if fields else 0.0
+    return int(fields[21]) * _PAGE / 1e6 if fields else 0.0
 
 
 def main() -> int:
@@ -125,14 +104,13 @@ def main() -> int:
     release = version("dagster")
     side = Side("Dagster", release, "start", "best", IMPORT)
     with within(side, options.timeout_s):
-        say(side, "import", "s", import_seconds(options.runs))
-        say(side, "resident after import", "MiB", import_resident(options.runs))
+        say_start(side, "import dagster", options.runs)
     for setting, configuration in IDLE.items():
         side = Side("Dagster", release, "start", setting, configuration)
         with tempfile.TemporaryDirectory() as folder, within(side, options.timeout_s):
             cores, resident = idle(Path(folder), setting, options.idle_s, options.idle_runs)
-            say(side, "daemon idle, of one core", "%", cores)
-            say(side, "daemon idle, resident", "MiB", resident)
+            say(side, "idle daemon, share of one core", "%", cores)
+            say(side, "idle daemon, memory", "MB", resident)
     return 0
 
 
