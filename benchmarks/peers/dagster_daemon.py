@@ -11,7 +11,7 @@ from pathlib import Path
 GRAPH = Path(__file__).with_name("dagster_graph.py")
 STOP_S = 15.0
 
-_WORKSPACE = f"load_from:\n  - python_file: {GRAPH}\n"
+_WORKSPACE = "load_from:\n  - grpc_server:\n      socket: {socket}\n      location_name: graph\n"
 _PLAIN = "telemetry:\n  enabled: false\n"
 _UNQUEUED = """\
 run_coordinator:
@@ -21,33 +21,47 @@ run_coordinator:
 
 
 @contextlib.contextmanager
-def running(home: Path, setting: str) -> Iterator[int]:
-    """The process id of a daemon whose home is this folder, ended with all it has started.
+def running(home: Path, setting: str) -> Iterator[list[int]]:
+    """The process ids of a daemon and its code server in this folder, ended with all they started.
 
     `setting` is "best" (no run queue, every interval 1 s, runs in one process) or "default".
-    From here on $DAGSTER_HOME of this process is the same folder.
+    From here on $DAGSTER_HOME of this process is the same folder. SIGTERM ends this process, by
+    way of its `finally`s.
     """
     for name in ("inbox", "notes"):
         (home / name).mkdir()
+    socket = str(home / "socket")
     (home / "dagster.yaml").write_text(_PLAIN + (_UNQUEUED if setting == "best" else ""))
-    (home / "workspace.yaml").write_text(_WORKSPACE)
+    (home / "workspace.yaml").write_text(_WORKSPACE.format(socket=socket))
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ["DAGSTER_PEER_FOLDER"] = str(home)
     os.environ["DAGSTER_PEER_SETTING"] = setting
-    command = [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-w", "workspace.yaml"]
-    with (home / "log").open("wb") as log:
-        daemon = subprocess.Popen(command, cwd=home, stdout=log, stderr=log, start_new_session=True)
-        try:
-            yield daemon.pid
-        finally:
-            _stop(daemon)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with contextlib.ExitStack() as ending:
+        server = ("dagster", "api", "grpc", "-f", str(GRAPH), "-s", socket)
+        daemon = ("dagster-daemon", "run", "-w", "workspace.yaml")
+        yield [ending.enter_context(_process(home, command)) for command in (server, daemon)]
 
 
-def _stop(daemon: subprocess.Popen[bytes]) -> None:
-    """Politely first; its process group, which is its own, at the end."""
-    daemon.terminate()
+@contextlib.contextmanager
+def _process(home: Path, command: tuple[str, ...]) -> Iterator[int]:
+    """A process of the environment's own commands, in a group of its own."""
+    script = str(Path(sys.executable).with_name(command[0]))
+    with (home / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [script, *command[1:]], cwd=home, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield process.pid
+    finally:
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Politely first; whatever is left of its group at the end."""
+    process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        daemon.wait(STOP_S)
+        process.wait(STOP_S)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(daemon.pid, signal.SIGKILL)
-    daemon.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -15,7 +15,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import dagster as dg  # type: ignore[import-not-found]  # only in the environment of this script
@@ -32,6 +32,9 @@ CONFIGURATIONS = {
 }
 INTERVAL_S = {"best": 5.0, "default": 30.0}
 """How long the daemon sleeps, at most, between two looks at the same thing."""
+
+BELOW_A_FILE = ("root", "child", "leaf")
+CHAIN = ("first", "second", "third")
 
 LOST_S = 180.0
 """After this a change counts as lost."""
@@ -71,6 +74,13 @@ class Place:
             time.sleep(POLL_S)
         raise TimeoutError(f"{asset} was not entered within {limit_s:g} s of a change: {self.log}")
 
+    def followed(self, assets: Sequence[str], after: float) -> list[float]:
+        """When each of a chain was entered, each after the one before it."""
+        moments = [after]
+        for asset in assets:
+            moments.append(self.entered(asset, moments[-1]))
+        return moments[1:]
+
     @property
     def log(self) -> str:
         """The last that the daemon said."""
@@ -106,8 +116,8 @@ def _warm_up(change: Callable[[], float], place: Place, asset: str) -> None:
             return
 
 
-def measure(home: Path, setting: str, samples: int) -> dict[str, list[float]]:
-    """Seconds of every sample, under what was measured."""
+def measure(home: Path, setting: str, samples: int, budget_s: float) -> dict[str, list[float]]:
+    """Seconds of every sample: at least one of each kind, and none begun after the budget."""
     rhythm = random.Random(1)
     seconds: dict[str, list[float]] = {
         "file closed → asset entered": [],
@@ -117,16 +127,19 @@ def measure(home: Path, setting: str, samples: int) -> dict[str, list[float]]:
     of_root, of_leaf, of_third = seconds.values()
     with running(home, setting):
         place = Place(home)
-        _warm_up(place.source_changed, place, "third")
-        _warm_up(place.file_closed, place, "leaf")
-        for _ in range(samples):
+        _warm_up(place.source_changed, place, CHAIN[0])
+        _warm_up(place.file_closed, place, BELOW_A_FILE[0])
+        late = time.monotonic() + budget_s
+        while len(of_third) < samples and not (of_third and time.monotonic() > late):
             _pause(place, rhythm, setting)
             closed = place.file_closed()
-            of_root.append(place.entered("root", closed) - closed)
-            of_leaf.append(place.entered("leaf", closed) - closed)
+            root, *_, leaf = place.followed(BELOW_A_FILE, closed)
             _pause(place, rhythm, setting)
             changed = place.source_changed()
-            of_third.append(place.entered("third", changed) - changed)
+            *_, third = place.followed(CHAIN, changed)
+            of_root.append(root - closed)
+            of_leaf.append(leaf - closed)
+            of_third.append(third - changed)
     return seconds
 
 
@@ -141,6 +154,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--setting", choices=["best", "default", "both"], default="both")
     parser.add_argument("--samples", type=int, help="(default 10 of the best, 3 of the default)")
+    parser.add_argument("--budget-s", type=float, default=900.0, help="begins no sample after")
     parser.add_argument("--timeout-s", type=float, default=1200.0, help="for each setting")
     options = parser.parse_args()
     settings = ["best", "default"] if options.setting == "both" else [options.setting]
@@ -148,7 +162,7 @@ def main() -> int:
         side = Side("Dagster", dg.__version__, "reaction", setting, CONFIGURATIONS[setting])
         samples = options.samples or {"best": 10, "default": 3}[setting]
         with tempfile.TemporaryDirectory() as folder, within(side, options.timeout_s):
-            for what, values in measure(Path(folder), setting, samples).items():
+            for what, values in measure(Path(folder), setting, samples, options.budget_s).items():
                 say(side, what, "s", values)
         os.environ.pop("DAGSTER_HOME", None)
     return 0

@@ -37,15 +37,15 @@ IDLE = {
 
 def idle(home: Path, setting: str, seconds: float, runs: int) -> tuple[list[float], list[float]]:
     """Percent of one core that the daemon and what it started used, and their MB in all."""
-    with running(home, setting) as daemon:
+    with running(home, setting) as started:
         _wait_for_a_look(home)
         time.sleep(seconds)
         cores, resident = [], []
         for _ in range(runs):
-            before = _processor_s(daemon)
+            before = _processor_s(started)
             time.sleep(seconds)
-            cores.append(100 * (_processor_s(daemon) - before) / seconds)
-            resident.append(sum(_resident_mb(process) for process in _family(daemon)))
+            cores.append(100 * (_processor_s(started) - before) / seconds)
+            resident.append(sum(_resident_mb(process) for process in _family(started)))
     return cores, resident
 
 
@@ -60,13 +60,13 @@ def _wait_for_a_look(home: Path) -> None:
         time.sleep(0.5)
 
 
-def _family(first: int) -> list[int]:
-    """The process and all below it that are alive."""
+def _family(first: list[int]) -> list[int]:
+    """These processes and all below them that are alive."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (fields := _stat(int(entry.name))):
             parents[int(entry.name)] = int(fields[1])
-    family = [first]
+    family = list(first)
     for process in family:  # grows while it is walked
         family.extend(child for child, parent in parents.items() if parent == process)
     return family
@@ -80,7 +80,7 @@ def _stat(process: int) -> list[str]:
         return []
 
 
-def _processor_s(first: int) -> float:
+def _processor_s(first: list[int]) -> float:
     """Processor seconds of the family, with those of its children that are over."""
     ticks = 0
     for process in _family(first):
