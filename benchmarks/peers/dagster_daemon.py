@@ -5,11 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 GRAPH = Path(__file__).with_name("dagster_graph.py")
+START_S = 240.0
 STOP_S = 15.0
+
+_LOOKED = (b"sensor: landing", b"Finished auto-materialization tick")
 
 _WORKSPACE = "load_from:\n  - grpc_server:\n      socket: {socket}\n      location_name: graph\n"
 _PLAIN = "telemetry:\n  enabled: false\n"
@@ -22,7 +26,8 @@ run_coordinator:
 
 @contextlib.contextmanager
 def running(home: Path, setting: str) -> Iterator[list[int]]:
-    """The process ids of a daemon and its code server in this folder, ended with all they started.
+    """The process ids of a daemon and its code server in this folder, ended with all they started;
+    both have looked at everything once when this returns.
 
     `setting` is "best" (no run queue, every interval 1 s, runs in one process) or "default".
     From here on $DAGSTER_HOME of this process is the same folder. SIGTERM ends this process, by
@@ -40,7 +45,18 @@ def running(home: Path, setting: str) -> Iterator[list[int]]:
     with contextlib.ExitStack() as ending:
         server = ("dagster", "api", "grpc", "-f", str(GRAPH), "-s", socket)
         daemon = ("dagster-daemon", "run", "-w", "workspace.yaml")
-        yield [ending.enter_context(_process(home, command)) for command in (server, daemon)]
+        started = [ending.enter_context(_process(home, command)) for command in (server, daemon)]
+        _wait_for_a_look(home)
+        yield started
+
+
+def _wait_for_a_look(home: Path) -> None:
+    """Until the daemon has looked at both sensors once, by its own word."""
+    until = time.monotonic() + START_S
+    while not all(word in (log := (home / "log").read_bytes()) for word in _LOOKED):
+        if time.monotonic() > until:
+            raise TimeoutError(f"no sensor was looked at within {START_S:g} s: {log[-300:]!r}")
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ from dagster_daemon import running  # type: ignore[import-not-found]  # beside t
 from fresh import say_start  # type: ignore[import-not-found]  # beside this script
 from said import Side, say, within  # type: ignore[import-not-found]  # beside this script
 
-START_S = 90.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -38,7 +37,6 @@ IDLE = {
 def idle(home: Path, setting: str, seconds: float, runs: int) -> tuple[list[float], list[float]]:
     """Percent of one core that the daemon and what it started used, and their MB in all."""
     with running(home, setting) as started:
-        _wait_for_a_look(home)
         time.sleep(seconds)
         cores, resident = [], []
         for _ in range(runs):
@@ -47,17 +45,6 @@ def idle(home: Path, setting: str, seconds: float, runs: int) -> tuple[list[floa
             cores.append(100 * (_processor_s(started) - before) / seconds)
             resident.append(sum(_resident_mb(process) for process in _family(started)))
     return cores, resident
-
-
-def _wait_for_a_look(home: Path) -> None:
-    """Until the daemon has looked at its sensors once, by its own word."""
-    until = time.monotonic() + START_S
-    while b"landing" not in (log := (home / "log").read_bytes()):
-        if time.monotonic() > until:
-            raise TimeoutError(
-                f"the daemon looked at no sensor within {START_S:g} s: {log[-300:]!r}"
-            )
-        time.sleep(0.5)
 
 
 def _family(first: list[int]) -> list[int]:
