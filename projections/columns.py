@@ -123,9 +123,10 @@ class Columns:
         self.n += more
 
     def watch(self) -> None:
-        """Keep a log of changes for consumers of the whole asset."""
+        """Keep a log of changes, and the oldest debt, for consumers of the whole asset."""
         if not self.watched:
             self.watched = True
+            self._heap = sorted(self.owes)
             rows = sorted((at, i) for i, at in enumerate(self.changed_at) if at)
             self.log_at = array("q", [at for at, _ in rows])
             self.log_row = array("q", [i for _, i in rows])

@@ -87,7 +87,7 @@ class Ledger(Projection):
             here, row = stack.pop()
             # Touched even if it owes already: its gate may have been open, and has just shut.
             self.touch(here, row)
-            live = here.live.get(row)
+            live = here.live.get(row) if here.live else None
             if live is not None:
                 if mark < live.next:
                     self._set_next(live, mark)

@@ -141,10 +141,8 @@ class AssetState(Columns):
             owes[mark] = count + 1
             if not count:
                 self.marks.hold(mark)
-                heappush(self._heap, mark)
-                if len(self._heap) > 2 * len(owes) + HEAP_SLACK:
-                    self._heap = list(owes)
-                    heapify(self._heap)
+                if self.watched:
+                    self._push(mark)
         if old < NOTHING:
             count = owes.pop(old) - 1
             if count:
@@ -152,8 +150,18 @@ class AssetState(Columns):
             else:
                 self.marks.release(old)
 
+    def _push(self, mark: int) -> None:
+        heappush(self._heap, mark)
+        if len(self._heap) > 2 * len(self.owes) + HEAP_SLACK:
+            self._heap = list(self.owes)
+            heapify(self._heap)
+
     def min_owed(self) -> int:
-        """The oldest debt among all rows; amortised O(log of the number of marks owed)."""
+        """The oldest debt among all rows; of what is read as a whole amortised O(log of the number
+        of marks owed).
+        """
+        if not self.watched:
+            return min(self.owes, default=NOTHING)
         heap = self._heap
         while heap:
             if heap[0] in self.owes:
