@@ -52,6 +52,8 @@ class Figure(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who is measured: us, a raw limit, or a peer with its version and setting."""
     size: float | None = None
     """Where on a curve of cost against size the figure lies."""
+    counted: str = ""
+    """What `size` counts: assets, partitions, events."""
     samples: tuple[float, ...] = ()
     """In order, at most MOST_SAMPLES; of figures with the same samples only one has them."""
 
@@ -92,6 +94,7 @@ def measured(
     higher_is_better: bool = False,
     side: str = OURS,
     size: float | None = None,
+    counted: str = "",
 ) -> Figure:
     """The figure of some samples: their percentile `percent` (0: the least, 100: the greatest),
     with their spread. The median keeps the samples.
@@ -106,6 +109,7 @@ def measured(
         spread_of(values),
         side,
         size,
+        counted,
         thinned(values) if percent == 50 else (),
     )
 
@@ -118,12 +122,13 @@ def compared(
     *,
     at_most: bool = False,
     size: float | None = None,
+    counted: str = "",
 ) -> Figure:
     """The ratio of two sides, the median of that of each round; `at_most`: the bound is a ceiling,
     as of what we take beside a raw limit.
     """
-    value, better = percentile(ratios, 50), not at_most
-    return Figure(case, what, value, TIMES, bound, better, spread_of(ratios), size=size)
+    value, spread = percentile(ratios, 50), spread_of(ratios)
+    return Figure(case, what, value, TIMES, bound, not at_most, spread, size=size, counted=counted)
 
 
 def spread_of(values: Sequence[float]) -> Spread:

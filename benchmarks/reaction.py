@@ -16,6 +16,7 @@ import freshet as fr
 from benchmarks.case import Figure, compared, in_a_folder, measured, percentile
 from freshet.engine.daemon import daemon
 from freshet.engine.events import RunSucceeded, SourceChanged
+from freshet.engine.partitions import Partitions
 from freshet.engine.running import Daemon
 from freshet.sensors.landing.hints import DEBOUNCE_MS, STEP_MS
 
@@ -122,8 +123,7 @@ async def _raw_watch(folder: str) -> AsyncIterator[MemoryObjectReceiveStream[flo
     send, receive = anyio.create_memory_object_stream[float](1000)
 
     async def watch() -> None:
-        options = {"step": STEP_MS, "debounce": DEBOUNCE_MS}
-        async for _ in awatch(folder, watch_filter=None, **options):
+        async for _ in awatch(folder, watch_filter=None, step=STEP_MS, debounce=DEBOUNCE_MS):
             send.send_nowait(perf_counter())
 
     async with anyio.create_task_group() as tasks:
@@ -178,13 +178,17 @@ async def _third_ended(running: Daemon) -> float:
     return at
 
 
-def _stage(key: str, entered: dict[str, float], **options: object) -> fr.Asset:
-    @fr.asset(key=key, **options)  # type: ignore[call-overload]
+def _stage(
+    key: str, upstream: str, entered: dict[str, float], days: Partitions | None = None
+) -> fr.Asset:
+    """An asset that notes when it is entered."""
+
+    @fr.asset(key=key, partitions=days, inputs={"value": upstream})
     async def made(value: str) -> str:
         entered[key] = perf_counter()
         return f"{key}({value[:8]}{len(value)})"
 
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _two_chains(entered: dict[str, float]) -> fr.Project:
@@ -196,11 +200,10 @@ def _two_chains(entered: dict[str, float]) -> fr.Project:
         entered["t1"] = perf_counter()
         return str(entered["t1"])
 
-    assets = [_stage("f1", entered, inputs={"value": "landed"}), t1]
+    assets = [_stage("f1", "landed", entered), t1]
     for chain in "ft":
         for n in (2, 3):
-            above = {"value": f"{chain}{n - 1}"}
-            assets.append(_stage(f"{chain}{n}", entered, inputs=above))
+            assets.append(_stage(f"{chain}{n}", f"{chain}{n - 1}", entered))
     return fr.Project(
         [landed, told, *assets],
         sensors=[fr.files("landing/one.csv", source=landed)],
@@ -215,7 +218,7 @@ def _project(entered: dict[str, float]) -> fr.Project:
     other = fr.source("other")
 
     def stage(key: str, upstream: str) -> fr.Asset:
-        return _stage(key, entered, partitions=days, inputs={"value": upstream})
+        return _stage(key, upstream, entered, days)
 
     assets = [stage("root", "landed")]
     for n in range(BRANCHES):
