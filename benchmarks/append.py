@@ -72,6 +72,25 @@ def rates(size: int, times: int) -> list[float]:
     return in_a_folder(alone)
 
 
+def reads(count: int, times: int) -> list[float]:
+    """Seconds to read so many events from the file and to decode them, each time anew."""
+
+    async def read() -> list[float]:
+        found = []
+        async with SqliteStream.open(Path("stream.db")) as stream:
+            for start in range(0, count, 1000):
+                await stream.append(_events(1000, start))
+            first = stream.head - count
+            for _ in range(times):
+                began, position = time.perf_counter(), first
+                while position < stream.head:
+                    position = (await stream.read(position))[-1].position
+                found.append(time.perf_counter() - began)
+        return found
+
+    return in_a_folder(read)
+
+
 async def _run() -> dict[str, Rates]:
     found: dict[str, Rates] = {}
     raw_path, hop_path = Path("raw.db"), Path("hop.db")

@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.case import TIMES, Figure
+from benchmarks.case import Figure
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "results"
@@ -147,11 +147,11 @@ def show(result: Result) -> None:
             figure.case,
             figure.what,
             figure.side,
-            f"{number(figure.value)} {figure.unit}",
+            quantity(figure.value, figure.unit),
             bound(figure),
             str(spread.runs) if spread else "",
-            number(spread.min) if spread else "",
-            number(spread.max) if spread else "",
+            quantity(spread.min, figure.unit) if spread else "",
+            quantity(spread.max, figure.unit) if spread else "",
             {True: "met", False: "[red]NOT MET[/]", None: ""}[figure.met],
         )
     console = Console(width=None if os.isatty(1) else 160)
@@ -177,19 +177,21 @@ def bound(figure: Figure) -> str:
     """As it is read: `≥ 0.6`."""
     if figure.bound is None:
         return ""
-    return f"{'≥' if figure.higher_is_better else '≤'} {number(figure.bound)}"
+    return f"{'≥' if figure.higher_is_better else '≤'} {quantity(figure.bound, figure.unit)}"
+
+
+def quantity(value: float, unit: str) -> str:
+    """A value with its unit; of seconds, those that fit."""
+    if unit == "s" and 0 < abs(value) < 0.1:
+        value, unit = (value * 1e3, "ms") if abs(value) >= 1e-4 else (value * 1e6, "µs")
+    return f"{number(value)} {unit}"
 
 
 def number(value: float) -> str:
     """Three digits that count, and all of those before the point."""
     if value == 0 or abs(value) >= 100 or value == int(value):
         return f"{value:,.0f}"
-    return f"{float(f'{value:.3g}'):,}" if abs(value) >= 0.001 else f"{value:.2e}"
-
-
-def is_ratio(figure: Figure) -> bool:
-    """Does it compare two sides?"""
-    return figure.unit == TIMES
+    return f"{value:.3g}"
 
 
 def _cpu() -> str:
