@@ -65,8 +65,10 @@ def readings(text: str) -> Readings:
 
 def render(results: Mapping[str, Result], written: Readings) -> str:
     """The whole page."""
-    parts = [GENERATED, written.beginning, *_summary(results)]
-    for case in dict.fromkeys([*written.cases, *results]):
+    cases = list(dict.fromkeys([*written.cases, *results]))
+    parts = [GENERATED, written.beginning]
+    parts += _summary([results[case] for case in cases if case in results])
+    for case in cases:
         title, reading = written.cases.get(case, ("", ""))
         parts.append(f"## {case}: {title}" if title else f"## {case}")
         parts += _measured(results[case]) if case in results else ["Not measured yet."]
@@ -93,11 +95,11 @@ def draw(found: list[Picture], folder: Path) -> bool:
     return done.returncode == 0
 
 
-def _summary(results: Mapping[str, Result]) -> Iterator[str]:
+def _summary(results: Sequence[Result]) -> Iterator[str]:
     """Everything that is held against a bound, in one table."""
     held = [
-        (case, figure)
-        for case, result in results.items()
+        (result.case, figure)
+        for result in results
         for figure in result.figures
         if figure.bound is not None
     ]
