@@ -28,7 +28,7 @@ from benchmarks.case import (
 from benchmarks.duels import DUELS, Duel, Pair, fight
 from benchmarks.peers.hearing import Said, hear, shortened
 from benchmarks.pictures import Line, pictures
-from benchmarks.results import Failure, Machine, Result, quantity, read, result_of, write
+from benchmarks.results import FOLDER, Failure, Machine, Result, quantity, read, result_of, write
 
 PATIENCE_S = 60.0
 """Bound on scripts that end by themselves, in milliseconds."""
@@ -412,7 +412,7 @@ def test_the_committed_page_is_what_the_committed_results_give() -> None:
     written = report.readings(report.READINGS.read_text(encoding="utf-8"))
     assert report.README.read_text(encoding="utf-8") == report.render(results, written)
     called_for = {one.file for result in results.values() for one in pictures(result)}
-    assert {path.name for path in report.FOLDER.glob("*.svg")} == called_for
+    assert {path.name for path in FOLDER.glob("*.svg")} == called_for
 
 
 def test_results_are_read_as_they_were_written() -> None:
