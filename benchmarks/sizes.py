@@ -6,6 +6,7 @@ The fold and the decision alone, without I/O.
 
 import gc
 import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -34,8 +35,8 @@ CHANGES = 50
 """Of each size in each round, sizes in turn: 1,000 changes of each."""
 
 PLACES = 20
-"""Sources, or partitions, that change in turn: as many in every size, so that all find the same
-share of what they touch in the processor's caches."""
+"""Sources, or partitions, that change in turn: as many in every size, so that all find what they
+touch in the processor's caches."""
 
 IDLE_ASSETS = 10_000
 
@@ -43,7 +44,7 @@ CASE = "size"
 
 CONFIGURATION = (
     f"the fold and the decision alone, without I/O; eager chains of {BELOW} assets below a source"
-    f" each, all fresh; the same {PLACES} places of the graph change in turn, sizes in turn,"
+    f" each, all fresh; the same {PLACES} places change in turn and once before, sizes in turn,"
     " garbage collection off; the whole reaction is the change, four runs with their events, and"
     " each decision between"
 )
@@ -51,9 +52,13 @@ CONFIGURATION = (
 ONE = "one change folded and decided"
 ALL = f"a change and the {BELOW} runs that follow, folded and decided"
 COLD = "one change of anything, caches cold, folded and decided"
+CALLS = f"function calls of a change and the {BELOW} runs that follow"
+"""Counted, so that no cache and no other work of the machine is in it."""
+
+WHATS = {ONE: "µs", ALL: "µs", COLD: "µs", CALLS: "calls"}
 
 Costs = dict[int, dict[str, list[list[float]]]]
-"""µs of each change, by size and by what is measured, round by round."""
+"""Of each change, by size and by what is measured, round by round, in the units of WHATS."""
 
 
 def run() -> list[Figure]:
@@ -71,7 +76,7 @@ def costs(counted: str, sizes: Sequence[int], rounds: int, changes: int) -> Cost
     """What changes cost in worlds of these sizes, each round in all of them in turn."""
     build = {"assets": _of_assets, "partitions": _of_partitions}[counted]
     worlds = {size: build(size) for size in sizes}
-    found: Costs = {size: {ONE: [], ALL: [], COLD: []} for size in sizes}
+    found: Costs = {size: {what: [] for what in WHATS} for size in sizes}
     with _still():
         for number in range(-1, rounds):  # the first warms up
             for size, (history, places) in worlds.items():
@@ -85,16 +90,16 @@ def costs(counted: str, sizes: Sequence[int], rounds: int, changes: int) -> Cost
 def _figures(counted: str, found: Costs, held: tuple[int, int] | None) -> list[Figure]:
     """A point of each curve, and the ratio of two sizes where it is held against a bound."""
     figures = []
-    for what in (ONE, ALL, COLD):
+    for what, unit in WHATS.items():
         name = f"{what}, by {counted}"
         for size, costs_us in found.items():
             values = [value for one in costs_us[what] for value in one]
-            figures.append(measured(CASE, name, values, "µs", size=size, counted=counted))
+            figures.append(measured(CASE, name, values, unit, size=size, counted=counted))
         small, large = held or (min(found), max(found))
         pairs = zip(found[large][what], found[small][what], strict=True)
         ratios = [median(ours) / median(theirs) for ours, theirs in pairs]
         text = f"{name}: {large:,} to {small:,}"
-        is_held = held is not None and what != COLD
+        is_held = what == CALLS or (held is not None and what != COLD)
         bound = 1.2 if is_held else None
         figures.append(compared(CASE, text, ratios, bound, at_most=True))
     return figures
@@ -105,14 +110,32 @@ def _round(
 ) -> dict[str, list[float]]:
     step = len(places) // PLACES
     same = [places[n * step] for n in range(PLACES)]
-    found: dict[str, list[float]] = {ONE: [], ALL: [], COLD: []}
+    found: dict[str, list[float]] = {what: [] for what in WHATS}
+    for place in same:  # the other sizes were there before
+        _change(history, *place)
     for number in range(changes):
         one, whole = _change(history, *same[number % PLACES])
         found[ONE].append(one)
         found[ALL].append(whole)
     for _ in range(changes):
         found[COLD].append(_change(history, *rng.choice(places))[0])
+    found[CALLS].append(_calls(history, *same[0]))
     return found
+
+
+def _calls(history: History, source: str, key: str) -> int:
+    """Functions that are called for one change, until there is rest."""
+    calls = [0]
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        calls[0] += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        _change(history, source, key)
+    finally:
+        sys.setprofile(None)
+    return calls[0]
 
 
 def _change(history: History, source: str, key: str) -> tuple[float, float]:

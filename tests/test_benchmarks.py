@@ -427,9 +427,16 @@ def test_sizes_measure_every_size_in_every_round() -> None:
     found = sizes.costs("assets", (100, 200), 2, 3)
     assert list(found) == [100, 200]
     for by_what in found.values():
-        assert [list(map(len, rounds)) for rounds in by_what.values()] == [[3, 3]] * 3
+        assert [list(map(len, rounds)) for rounds in by_what.values()] == [[3, 3]] * 3 + [[1, 1]]
     partitions = sizes.costs("partitions", (100, 200), 1, 2)
     assert [len(by_what[sizes.ALL]) for by_what in partitions.values()] == [1, 1]
+
+
+@pytest.mark.parametrize("counted", ["assets", "partitions"])
+def test_a_change_calls_as_many_functions_in_a_graph_ten_times_as_large(counted: str) -> None:
+    found = sizes.costs(counted, (200, 2000), 1, 1)
+    small, large = (by_what[sizes.CALLS][0][0] for by_what in found.values())
+    assert large <= 1.05 * small
 
 
 def test_an_idle_graph_decides_and_records_nothing() -> None:
