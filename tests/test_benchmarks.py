@@ -106,6 +106,7 @@ def test_a_result_is_kept_whole_and_names_neither_the_machine_nor_its_folders(
     path = write(result, tmp_path)
     assert read(tmp_path) == {"c": result}
     text = path.read_text(encoding="utf-8")
+    assert len([line for line in text.splitlines() if '"what"' in line]) == 1, "a line for each"
     assert socket.gethostname() not in text
     assert str(Path.cwd()) not in text
     assert result.machine.cores == os.cpu_count()
