@@ -37,8 +37,9 @@ DIES = GOOD + "\nsys.exit('Traceback: no such table in /root/somewhere/db.sqlite
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> Callable[[str], Path]:
-    """Writes the script of the duel `stub`, and gives its folder."""
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Writes the script of the duel `stub`, and gives its folder, where it is fought."""
+    monkeypatch.chdir(tmp_path)
 
     def written(code: str) -> Path:
         (tmp_path / "stub.py").write_text(code)
@@ -172,6 +173,20 @@ def is_alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # nobody may collect it
     except psutil.NoSuchProcess:
         return False
+
+
+def test_a_peer_writes_where_we_do(script: Callable[[str], Path]) -> None:
+    code = """
+import json, pathlib, tempfile
+here, room = pathlib.Path.cwd(), tempfile.gettempdir()
+told = {"peer": str(here.parents[1]), "version": room, "case": str(here), "failed": "on purpose"}
+print(json.dumps(told))
+"""
+    folder = script(code)
+    (said,) = hear("Stub", [sys.executable, str(folder / "stub.py")], PATIENCE_S)
+    assert said.peer == str(folder.resolve())
+    assert said.version == said.case
+    assert [path.name for path in folder.iterdir()] == ["stub.py"], "nothing is left"
 
 
 def test_sizes_must_be_equal_to_be_compared(script: Callable[[str], Path]) -> None:

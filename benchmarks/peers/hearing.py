@@ -43,10 +43,14 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def hear(peer: str, command: Sequence[str], limit_s: float) -> list[Said]:
-    """All that the command says within `limit_s` seconds, and at the end why it says no more."""
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        work = Path(folder, "work")
+    """All that the command says within `limit_s` seconds, and at the end why it says no more.
+
+    It runs in a new folder here, which is where it finds room for temporary files, too: /tmp may be
+    memory, and what it writes is to reach the disk that ours reaches.
+    """
+    with tempfile.TemporaryDirectory(dir=".", ignore_cleanup_errors=True) as name:
+        folder = Path(name).resolve()
+        out, err, work = folder / "out", folder / "err", folder / "work"
         work.mkdir()
         try:
             reason = _run(list(command), work, out, err, limit_s)
@@ -70,6 +74,7 @@ def shortened(reason: str) -> str:
 def _run(command: list[str], work: Path, out: Path, err: Path, limit_s: float) -> str:
     """Why it did not end well; empty if it did."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["TMPDIR"] = str(work)
     with (
         out.open("wb") as stdout,
         err.open("wb") as stderr,
