@@ -18,7 +18,7 @@ from typing import NamedTuple
 from benchmarks import ours, reaction, sizes, staleness
 from benchmarks.case import TIMES, Figure, measured, percentile
 from benchmarks.ours import Measure, Samples
-from benchmarks.peers.environment import python_of
+from benchmarks.peers.environment import AIRFLOW, DAGSTER, EVENTSOURCING, PREFECT, python_of
 from benchmarks.peers.hearing import Said, hear, shortened
 from benchmarks.results import FOLDER, HERE, Failure, Result, result_of, show, write
 
@@ -53,12 +53,6 @@ class Duel(NamedTuple):
     arguments: tuple[str, ...] = ()
     limit_s: float = LIMIT_S
 
-
-DAGSTER = ("dagster==1.13.28",)
-EVENTSOURCING = ("eventsourcing==9.5.6",)
-BENEATH = ("pydantic==2.14.3", "sqlalchemy==2.1.9", "starlette==1.10.0")
-PREFECT = ("prefect==3.8.8", "fastapi==0.139.0", *BENEATH)
-AIRFLOW = ("apache-airflow==3.3.2", "fastapi==0.136.3", *BENEATH)
 
 DURABLE = "SQLite in WAL mode with synchronous=FULL, every event hashed into the chain"
 REACTS = f"the real daemon, values in memory, {DURABLE}"

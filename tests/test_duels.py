@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import report
 from benchmarks.__main__ import CASES
-from benchmarks.duels import DUELS, Duel, Pair, fight
+from benchmarks.duels import DUELS, SCRIPTS, Duel, Pair, fight
 from benchmarks.peers.hearing import Said, hear, shortened
 from benchmarks.results import Failure, Result
 
@@ -220,6 +220,11 @@ def test_reasons_hold_no_address_and_no_path() -> None:
     reason = "GET https://registry.example/simple/x failed,\n see /home/someone/.cache/pip/log.txt"
     assert shortened(reason) == "GET … failed, see …"
     assert shortened("1/2 of 30/s and/or more") == "1/2 of 30/s and/or more"
+
+
+def test_each_script_of_a_peer_is_a_duel() -> None:
+    scripts = {path.stem for path in SCRIPTS.glob("*.py") if "ArgumentParser" in path.read_text()}
+    assert scripts == {duel.name for duel in DUELS}
 
 
 def test_each_duel_has_a_name_of_its_own_and_a_reading() -> None:
