@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-slow check bench lock clean
+.PHONY: help demo test test-slow check bench bench-peers lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -31,8 +31,11 @@ check: $(STAMP) ## ruff (lint, format), mypy --strict, layers and sizes
 	$(RUN) -m mypy
 	$(RUN) -m pytest -q tests/test_tidy.py
 
-bench: $(STAMP) ## measure, and print a table with ratios
-	$(RUN) -m benchmarks
+bench: $(STAMP) ## measure beside raw limits, keep the results, make benchmarks/README.md
+	@$(RUN) -m benchmarks; code=$$?; $(RUN) -m benchmarks.report && exit $$code
+
+bench-peers: $(STAMP) ## the same beside the peers, each in an environment of its own (long)
+	@$(RUN) -m benchmarks.duels; code=$$?; $(RUN) -m benchmarks.report && exit $$code
 
 lock: ## pin every package anew in requirements.lock (needs uv and network)
 	@test -n "$(UV)" || { echo "error: uv is not on the PATH" >&2; \

@@ -1,19 +1,11 @@
-"""`python -m benchmarks [case …] [--json FILE]`: measure, and print one table
-with bounds and ratios.
+"""`python -m benchmarks [case …]`: measure, keep each result in `benchmarks/results/`, and print
+one table for each case with its bounds.
 """
 
 import argparse
 import os
-import platform
-import sqlite3
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-
-import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks import (
     append,
@@ -21,80 +13,59 @@ from benchmarks import (
     kafka,
     landings,
     partitions,
+    planner,
     policies,
     reaction,
     restart,
+    sizes,
+    staleness,
     startup,
     throughput,
 )
-from benchmarks.case import Figure
+from benchmarks.case import Case
+from benchmarks.results import FOLDER, Result, result_of, show, write
 
-
-def appends() -> list[Figure]:
-    """Events per second of `benchmarks.append`, and their ratio to raw sqlite3 in the same run."""
-    found = []
-    for case, figures in append.run().items():
-        name = f"append, {case}"
-        batched = not case.startswith("1 ")
-        for what in ("raw per second", "freshet per second"):
-            found.append(Figure(name, what, figures[what], "events/s"))
-        ratio, bound = figures["ratio to raw"], 0.6 if batched else None
-        found.append(Figure(name, "ratio to raw sqlite3", ratio, "×", bound, True))
-    return found
-
-
-CASES: dict[str, Callable[[], list[Figure]]] = {
-    "append": appends,
-    "reaction": reaction.run,
-    "landings": landings.run,
-    "kafka": kafka.run,
-    "throughput": throughput.run,
-    "executors": executors.run,
-    "partitions": partitions.run,
-    "policies": policies.run,
-    "startup": startup.run,
-    "restart": restart.run,
+CASES: dict[str, Case] = {
+    "append": append,
+    "reaction": reaction,
+    "landings": landings,
+    "kafka": kafka,
+    "throughput": throughput,
+    "executors": executors,
+    "size": sizes,
+    "partitions": partitions,
+    "staleness": staleness,
+    "policies": policies,
+    "planner": planner,
+    "startup": startup,
+    "restart": restart,
 }
+
+ON_DEMAND = frozenset({"soak"})
+"""Cases that take an hour: run when they are named, and only then."""
 
 
 def main() -> int:
-    """Run the named cases (none: all); exit 1 if a bound is missed."""
+    """Run the named cases (none: all but those on demand); exit 1 if a bound is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("cases", nargs="*", choices=[[], *CASES], help=", ".join(CASES))
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    options = parser.parse_args()
-    figures = [figure for name in options.cases or CASES for figure in CASES[name]()]
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(_table(figures))
-    console.print(_where(), highlight=False)
-    if options.json:
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(figures)))
-    return 1 if any(figure.met is False for figure in figures) else 0
-
-
-def _table(figures: list[Figure]) -> Table:
-    table = Table(box=None, header_style="bold")
-    for name in ("case", "what", "measured", "bound", "times better", ""):
-        table.add_column(name, justify="right" if name in ("measured", "bound") else "left")
-    for figure in figures:
-        sign = "≥" if figure.higher_is_better else "≤"
-        bound = f"{sign} {figure.bound:g}" if figure.bound is not None else ""
-        ratio = f"{figure.ratio:.1f}" if figure.ratio is not None else ""
-        verdict = {True: "met", False: "[red]NOT MET[/]", None: ""}[figure.met]
-        digits = 2 if figure.value < 100 else 0
-        measured = f"{figure.value:,.{digits}f} {figure.unit}"
-        table.add_row(figure.case, figure.what, measured, bound, ratio, verdict)
-    return table
-
-
-def _where() -> str:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return (
-        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, "
-        f"SQLite {sqlite3.sqlite_version}, commit {commit or 'unknown'}"
+    parser.add_argument(
+        "--into", type=Path, default=FOLDER, help="keep results in this folder, not where they are"
     )
+    options = parser.parse_args()
+    missed = False
+    for name in options.cases or [name for name in CASES if name not in ON_DEMAND]:
+        result = measure(name)
+        show(result)
+        write(result, options.into)
+        missed |= bool(result.missed)
+    return 1 if missed else 0
+
+
+def measure(name: str) -> Result:
+    """One case, with what it was measured on."""
+    case, (load, *_) = CASES[name], os.getloadavg()
+    return result_of(name, case.CONFIGURATION, case.run(), load)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Durable appends against raw sqlite3: same columns, indexes, triggers and PRAGMAs, same run.
 
-    python benchmarks/append.py
+    python -m benchmarks append
 
 Rounds of all sides alternate, so that a busy disk hurts all; the median round counts. The third
 side is raw sqlite3 in a thread of its own, one trip per transaction: what no design that keeps the
@@ -8,10 +8,7 @@ event loop free of fsync can pass when a single caller waits for each append.
 """
 
 import sqlite3
-import statistics
-import tempfile
 import time
-from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,6 +16,7 @@ from pathlib import Path
 import aiosqlite
 import anyio
 
+from benchmarks.case import OURS, Figure, compared, in_a_folder, measured
 from freshet.engine.events import Materialized
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.sqlite_file import create, in_one_hop, tune_writer
@@ -27,52 +25,98 @@ from freshet.engine.sqlite_rows import INSERT, Row, head_of
 ROUNDS = 7
 """Rounds of each side: the median of seven shrugs off three disturbed ones."""
 
+CONFIGURATION = (
+    "SQLite in WAL mode with synchronous=FULL on the local disk, events of about 300 bytes; raw is"
+    " the same INSERT into the same columns, indexes and triggers from the thread of the caller,"
+    " rows made beforehand and no hash chain; the thread is raw with one trip to a thread of its"
+    " own for each transaction"
+)
+
 CASES = {"1 per append": (1, 400), "100 per append": (100, 100), "1000 per append": (1000, 10)}
 """Events per append and appends per round: a tenth to half of a second each."""
+
+BOUNDS = {"1 per append": 0.8, "100 per append": 0.6, "1000 per append": 0.6}
 
 WRITERS = 20
 """Tasks that append one event at a time, sharing commits."""
 
-Figures = dict[str, dict[str, float]]
+RAW, THREAD, SHARED = "raw sqlite3", "raw sqlite3 in a thread", "shared"
+
+Rates = dict[str, list[float]]
+"""Events per second of each side, round by round."""
 
 
-def run() -> Figures:
+def run() -> list[Figure]:
     """Events per second of Freshet and of raw sqlite3, and their ratio, for each case."""
-    return anyio.run(_run)
+    found: list[Figure] = []
+    for name, rates in in_a_folder(_run).items():
+        case = f"append, {name}"
+        for side, values in rates.items():
+            what, who = "events appended durably", side
+            if side == SHARED:
+                what, who = f"{what}, {WRITERS} tasks at once", OURS
+            found.append(measured(case, what, values, "/s", higher_is_better=True, side=who))
+        for limit, bound in ((RAW, BOUNDS[name]), (THREAD, None)):
+            ratios = [ours / raw for ours, raw in zip(rates[OURS], rates[limit], strict=True)]
+            found.append(compared(case, f"ratio to {limit}", ratios, bound))
+    return found
 
 
-async def _run() -> Figures:
-    figures: Figures = {}
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        raw_path, hop_path = Path(folder, "raw.db"), Path(folder, "hop.db")
-        create(raw_path)
-        create(hop_path)
-        async with SqliteStream.open(Path(folder, "stream.db")) as stream:
-            with closing(sqlite3.connect(raw_path, isolation_level=None)) as db:
-                tune_writer(db)
-                async with aiosqlite.connect(hop_path, isolation_level=None) as hop:
-                    await in_one_hop(hop, tune_writer)
-                    for name, (size, times) in CASES.items():
-                        figures[name] = await _compare(stream, db, hop, size, times)
-    return figures
+def rates(size: int, times: int) -> list[float]:
+    """Events per second of Freshet alone, in appends of `size`, round by round."""
+
+    async def alone() -> list[float]:
+        async with SqliteStream.open(Path("stream.db")) as stream:
+            return [await _ours(stream, size, times) for _ in range(ROUNDS)]
+
+    return in_a_folder(alone)
+
+
+def reads(count: int, times: int) -> list[float]:
+    """Seconds to read so many events from the file and to decode them, each time anew."""
+
+    async def read() -> list[float]:
+        found = []
+        async with SqliteStream.open(Path("stream.db")) as stream:
+            for start in range(0, count, 1000):
+                await stream.append(_events(1000, start))
+            first = stream.head - count
+            for _ in range(times):
+                began, position = time.perf_counter(), first
+                while position < stream.head:
+                    position = (await stream.read(position))[-1].position
+                found.append(time.perf_counter() - began)
+        return found
+
+    return in_a_folder(read)
+
+
+async def _run() -> dict[str, Rates]:
+    found: dict[str, Rates] = {}
+    raw_path, hop_path = Path("raw.db"), Path("hop.db")
+    create(raw_path)
+    create(hop_path)
+    async with SqliteStream.open(Path("stream.db")) as stream:
+        with closing(sqlite3.connect(raw_path, isolation_level=None)) as db:
+            tune_writer(db)
+            async with aiosqlite.connect(hop_path, isolation_level=None) as hop:
+                await in_one_hop(hop, tune_writer)
+                for name, (size, times) in CASES.items():
+                    found[name] = await _compare(stream, db, hop, size, times)
+    return found
 
 
 async def _compare(
     stream: SqliteStream, db: sqlite3.Connection, hop: aiosqlite.Connection, size: int, times: int
-) -> dict[str, float]:
-    sides: dict[str, list[float]] = {"freshet": [], "raw": [], "thread": [], "shared": []}
+) -> Rates:
+    sides: Rates = {RAW: [], OURS: [], THREAD: []}
     for _ in range(ROUNDS):
-        sides["raw"].append(_raw(db, size, times))
-        sides["freshet"].append(await _ours(stream, size, times))
-        sides["thread"].append(await _thread(hop, size, times))
+        sides[RAW].append(_raw(db, size, times))
+        sides[OURS].append(await _ours(stream, size, times))
+        sides[THREAD].append(await _thread(hop, size, times))
         if size == 1:
-            sides["shared"].append(await _shared(stream, times // 4))
-    figure = {
-        f"{side} per second": statistics.median(found) for side, found in sides.items() if found
-    }
-    figure["ratio to raw"] = figure["freshet per second"] / figure["raw per second"]
-    figure["ratio to thread"] = figure["freshet per second"] / figure["thread per second"]
-    return figure
+            sides.setdefault(SHARED, []).append(await _shared(stream, times // 4))
+    return sides
 
 
 def _events(size: int, start: int) -> list[Materialized]:
@@ -149,21 +193,3 @@ def _row(n: int) -> Row:
     subject = f"{event.asset}@{event.partition}"
     return (n + 1, 1_357_000_000_000_000 + n, "Materialized", subject, None, None, n + 1, None, 1,
             data, n.to_bytes(16, "big"))  # fmt: skip
-
-
-def _print(figures: Figures, show: Callable[[str], None] = print) -> None:
-    show(
-        f"{'events per second':<18}{'freshet':>10}{'raw':>10}{'ratio':>7}{'thread':>10}{'ratio':>7}"
-    )
-    for name, figure in figures.items():
-        show(
-            f"{name:<18}{figure['freshet per second']:>10,.0f}"
-            f"{figure['raw per second']:>10,.0f}{figure['ratio to raw']:>7.2f}"
-            f"{figure['thread per second']:>10,.0f}{figure['ratio to thread']:>7.2f}"
-        )
-        if "shared per second" in figure:
-            show(f"  by {WRITERS} tasks{figure['shared per second']:>16,.0f}")
-
-
-if __name__ == "__main__":
-    _print(run())

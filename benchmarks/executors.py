@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 
-from benchmarks.case import Figure
+from benchmarks.case import Figure, measured
 from freshet.engine import loop, runner
 from freshet.engine.daemon import daemon
 from freshet.engine.events import SourceChanged
@@ -25,6 +25,11 @@ from freshet.engine.work import Work
 from freshet.projections.view import View
 
 CASE = "executors"
+
+CONFIGURATION = (
+    "1,000 no-op assets without values fanned out from one source, 64 at a time, every event"
+    " synced, each executor in turn; then 250 runs one after the other, taken apart"
+)
 FAN_OUT = 1000
 ALONE = 250
 """Runs one after the other, so that no part of one hides behind another."""
@@ -58,9 +63,9 @@ async def _run() -> list[Figure]:
     found: list[Figure] = []
     for kind, bound in BOUNDS.items():
         async with _daemon(kind, FAN_OUT, SLOTS) as running:
-            rate = max([FAN_OUT / await _round(running, version) for version in range(ROUNDS)])
-        name = f"{FAN_OUT} no-op assets, {kind}"
-        found.append(Figure(CASE, name, rate, "/s", bound, higher_is_better=True))
+            rates = [FAN_OUT / await _round(running, version) for version in range(ROUNDS)]
+        name, best = f"{FAN_OUT} no-op assets, {kind}, best", 100
+        found.append(measured(CASE, name, rates, "/s", bound, percent=best, higher_is_better=True))
     for kind in BOUNDS:
         found += await _taken_apart(kind)
     return found

@@ -1,21 +1,19 @@
-"""Partitions by the million: memory, counts, the cost of a change, and a burst beside Dagster.
+"""Partitions by the million: memory, counts, the cost of a change, and of a burst.
 
 The fold and the decision alone, no I/O: what an event costs once it is recorded. Each case builds
 its history event by event, as a daemon would have seen it.
 """
 
 import gc
-import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from time import perf_counter
 
+import msgspec
 import psutil
 
-from benchmarks.case import Figure, percentile
-from benchmarks.peers.environment import python_of
+from benchmarks.case import Figure, measured
 from freshet.engine.events import (
     AnyEvent,
     GraphDeployed,
@@ -37,13 +35,18 @@ from freshet.projections.matrix import matrix_of
 from freshet.projections.view import View
 
 CASE = "partitions"
+
+CONFIGURATION = (
+    "the fold and the decision alone, without I/O: 1,000,000 partitions are 20 sources and 80 eager"
+    " assets of daily, hourly, static, dynamic and two-dimensional partitions, 10,000 each"
+)
+
 PER_ASSET = 10_000
 CHAINS = 4
 """Chains of five assets for each of five shapes: 100 assets, 1,000,000 partitions."""
 FAN_IN = 100_000
 BURST = 3500
 CHANGES = 300
-DAGSTER = "dagster==1.13.28"
 BULK = 1000
 
 
@@ -101,11 +104,19 @@ def run() -> list[Figure]:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.partitions"], capture_output=True, text=True, check=True
     )
-    found = [Figure(CASE, *figure) for figure in json.loads(done.stdout)]
-    return found + fan_in() + burst()
+    found = msgspec.json.decode(done.stdout, type=list[Figure])
+    what = f"one change below an all-to-one edge of {FAN_IN:,}, folded and decided"
+    changes, drawing = fan_in()
+    bursts = f"{BURST:,} observations in one burst, folded and {BURST:,} runs decided"
+    return [
+        *found,
+        measured(CASE, f"{what}, p50", changes, "µs", 100),
+        measured(CASE, f"matrix of {FAN_IN:,} partitions", drawing, "ms", 50),
+        measured(CASE, f"{bursts}, p50", burst(), "ms", 100),
+    ]
 
 
-def million() -> list[tuple[object, ...]]:
+def million() -> list[Figure]:
     """1,000,000 asset partitions of mixed shapes in 100 assets, all fresh; then single changes."""
     history = History()
     specs = list(_specs())
@@ -140,17 +151,20 @@ def million() -> list[tuple[object, ...]]:
         per_owing.append(owing)
     one = "one change folded and decided, less 10 µs per newly owing"
     what = f"{total:,} partitions in {len(specs)} assets, all fresh"
+    mean = sum(per_owing) / len(per_owing)
     return [
-        (f"{what}: memory of the process", memory, "MB", 250),
-        (f"{what}: counts of all states", percentile(counting, 50), "ms", 50),
-        (f"{one}, p50", percentile(spent, 50), "µs", 200),
-        ("the same, p99", percentile(spent, 99), "µs"),
-        ("newly owing per change, mean", sum(per_owing) / len(per_owing), "partitions"),
-    ]  # fmt: skip
+        Figure(CASE, f"{what}: memory of the process", memory, "MB", 250),
+        measured(CASE, f"{what}: counts of all states", counting, "ms", 50),
+        measured(CASE, f"{one}, p50", spent, "µs", 200),
+        measured(CASE, "the same, p99", spent, "µs", percent=99),
+        Figure(CASE, "newly owing per change, mean", mean, "partitions"),
+    ]
 
 
-def fan_in() -> list[Figure]:
-    """One of 100,000 partitions changes under an all-to-one edge."""
+def fan_in() -> tuple[list[float], list[float]]:
+    """One of 100,000 partitions changes under an all-to-one edge: µs of each change, and ms of a
+    matrix of them all.
+    """
     history = History()
     source = AssetSpec("source", "source", partitions=static([f"k{n}" for n in range(FAN_IN)]))
     total = AssetSpec("total", deps=(Dependency("source", All()),))
@@ -161,26 +175,16 @@ def fan_in() -> list[Figure]:
     history.build("total")
     for n in range(CHANGES):
         spent.append(history.change("source", f"k{n * 7}")[0] * 1e6)
-    what = f"one change below an all-to-one edge of {FAN_IN:,}, folded and decided"
     drawing = []
     for _ in range(20):
         began = perf_counter()
         matrix_of(history.view.staleness.states["source"])
         drawing.append((perf_counter() - began) * 1000)
-    figures = [
-        Figure(CASE, f"{what}, p50", percentile(spent, 50), "µs", 100),
-        Figure(CASE, f"matrix of {FAN_IN:,} partitions", percentile(drawing, 50), "ms", 50),
-    ]
-    theirs = _dagster("--burst", "0", "--fan-in", str(FAN_IN))
-    if theirs is not None:
-        ours = percentile(spent, 50) / 1e6
-        figures.append(Figure(CASE, "Dagster's evaluation of the same", theirs, "s"))
-        figures.append(Figure(CASE, "ratio", theirs / ours, "× quicker"))
-    return figures
+    return spent, drawing
 
 
-def burst() -> list[Figure]:
-    """3,500 observations at once: folded one by one, then decided."""
+def burst() -> list[float]:
+    """3,500 observations at once: folded one by one, then decided; ms of each time."""
     spent = []
     for _ in range(5):
         history = History()
@@ -201,29 +205,7 @@ def burst() -> list[Figure]:
         decision = decide(history.view, history.now + 1_000_000, BURST)
         spent.append((perf_counter() - began) * 1000)
         assert len(decision.starts) == BURST
-    what = f"{BURST:,} observations in one burst, folded and {BURST:,} runs decided"
-    figures = [Figure(CASE, f"{what}, median", percentile(spent, 50), "ms", 100)]
-    theirs = _dagster("--burst", str(BURST), "--fan-in", "0")
-    if theirs is not None:
-        figures.append(Figure(CASE, "Dagster's evaluation of the same", theirs * 1000, "ms"))
-        figures.append(Figure(CASE, "ratio", theirs * 1000 / percentile(spent, 50), "× quicker"))
-    return figures
-
-
-def _dagster(*arguments: str) -> float | None:
-    """Seconds of one evaluation by Dagster, in its own environment; None where it cannot be had."""
-    python = python_of("Dagster", DAGSTER)
-    if python is None:
-        return None
-    script = Path(__file__).parent / "peers" / "dagster_burst.py"
-    done = subprocess.run(
-        [str(python), str(script), *arguments], capture_output=True, text=True, check=False
-    )
-    for line in done.stdout.splitlines():
-        found = json.loads(line)
-        if "seconds" in found:
-            return float(found["seconds"])
-    return None
+    return spent
 
 
 def _specs() -> list[AssetSpec]:
@@ -263,4 +245,4 @@ def _owing(view: View) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(million()))
+    sys.stdout.buffer.write(msgspec.json.encode(million()))
