@@ -140,7 +140,8 @@ def _errors_in(log: Path) -> int:
         if line.startswith("{"):
             said = msgspec.json.decode(line)
             found += said.get("level") == "error" and said.get("event") != "failed"
-        found += "Traceback" in line
+        else:
+            found += "Traceback" in line
     return found
 
 
