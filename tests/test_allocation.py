@@ -1,0 +1,57 @@
+"""Memory of large values goes back to the system, in whichever thread they were."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's arenas are meant")
+
+THREADS = 8
+LARGEST_MB = 8
+
+GROWN = f"""
+import threading, psutil
+{{before}}
+
+def work():
+    for size in (1, 2, 4, {LARGEST_MB}):
+        for _ in range(2):
+            one = bytearray(size * 1_000_000)
+            at_once.wait()
+            del one
+
+at_once = threading.Barrier({THREADS})
+size = psutil.Process().memory_info().rss
+threads = [threading.Thread(target=work) for _ in range({THREADS})]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print((psutil.Process().memory_info().rss - size) // 1_000_000)
+"""
+
+
+def grown_mb(before: str, **env: str) -> int:
+    """By how much a process grows whose threads have made large values and dropped them."""
+    code = GROWN.format(before=before)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env={**os.environ, **env}, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+GIVE_BACK = "from freshet.engine.allocation import give_back; give_back()"
+
+
+def test_no_thread_keeps_what_its_large_values_took() -> None:
+    """Eight threads, values up to 8 MB: less than one of them stays of all."""
+    assert grown_mb(GIVE_BACK) < LARGEST_MB
+
+
+def test_what_was_set_for_the_process_is_obeyed() -> None:
+    """A threshold above the values: each thread's arena keeps what they took."""
+    kept = {"MALLOC_MMAP_THRESHOLD_": "30000000", "MALLOC_TRIM_THRESHOLD_": "60000000"}
+    assert grown_mb(GIVE_BACK, **kept) > LARGEST_MB
