@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.test_cli import Place
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's arenas are meant")
 
@@ -55,3 +58,50 @@ def test_what_was_set_for_the_process_is_obeyed() -> None:
     """A threshold above the values: each thread's arena keeps what they took."""
     kept = {"MALLOC_MMAP_THRESHOLD_": "30000000", "MALLOC_TRIM_THRESHOLD_": "60000000"}
     assert grown_mb(GIVE_BACK, **kept) > LARGEST_MB
+
+
+PROJECT = f"""
+import threading, psutil
+import freshet as fr
+
+at_once = threading.Barrier({THREADS})
+
+def grown(wait):
+    size = psutil.Process().memory_info().rss
+    for mb in (1, 2, 4, {LARGEST_MB}):
+        for _ in range(2):
+            one = bytearray(mb * 1_000_000)
+            wait()
+            del one
+    wait()
+    return str((psutil.Process().memory_info().rss - size) // 1_000_000)
+
+go = fr.source("go")
+assets = []
+for number in range({THREADS}):
+
+    @fr.asset(key=f"a{{number}}", deps=["go"], code_version="1")
+    def made() -> str:
+        return grown(at_once.wait)
+
+    assets.append(made)
+
+project = fr.Project([go, *assets], slots={THREADS}, store=fr.LocalStore("data"))
+"""
+
+
+def test_a_daemon_is_no_larger_for_what_its_runs_have_held(tmp_path: Path) -> None:
+    """Eight runs at once, in threads, each with values up to 8 MB."""
+    place = Place(tmp_path)
+    (tmp_path / "project.py").write_text(PROJECT)
+    try:
+        place.start()
+        place.wait_for("EngineStarted", "")
+        assert place.freshet("emit", "go", "--version", "1").returncode == 0
+        for number in range(THREADS):
+            place.wait_for("RunSucceeded", "", number + 1)
+        grown = [int((tmp_path / f"data/a{n}.txt").read_text()) for n in range(THREADS)]
+        assert max(grown) < LARGEST_MB
+        place.stop()
+    finally:
+        place.kill()
