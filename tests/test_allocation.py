@@ -72,7 +72,10 @@ def grown(wait):
         for _ in range(2):
             one = bytearray(mb * 1_000_000)
             wait()
+            two = bytearray(mb * 1_000_000)
             del one
+            last = bytearray(200_000)
+            del two
     wait()
     return str((psutil.Process().memory_info().rss - size) // 1_000_000)
 
@@ -86,22 +89,26 @@ for number in range({THREADS}):
 
     assets.append(made)
 
-project = fr.Project([go, *assets], slots={THREADS}, store=fr.LocalStore("data"))
+@fr.asset(deps=["go"], executor="process", code_version="1")
+def elsewhere() -> str:
+    return grown(lambda: None)
+
+project = fr.Project([go, *assets, elsewhere], slots={THREADS + 1}, store=fr.LocalStore("data"))
 """
 
 
 def test_a_daemon_is_no_larger_for_what_its_runs_have_held(tmp_path: Path) -> None:
-    """Eight runs at once, in threads, each with values up to 8 MB."""
+    """Eight runs at once in threads, and one in a worker process, each with values up to 8 MB."""
     place = Place(tmp_path)
     (tmp_path / "project.py").write_text(PROJECT)
     try:
         place.start()
         place.wait_for("EngineStarted", "")
         assert place.freshet("emit", "go", "--version", "1").returncode == 0
-        for number in range(THREADS):
-            place.wait_for("RunSucceeded", "", number + 1)
-        grown = [int((tmp_path / f"data/a{n}.txt").read_text()) for n in range(THREADS)]
-        assert max(grown) < LARGEST_MB
+        place.wait_for("RunSucceeded", "", THREADS + 1)
+        names = [*(f"a{number}" for number in range(THREADS)), "elsewhere"]
+        grown = {name: int((tmp_path / f"data/{name}.txt").read_text()) for name in names}
+        assert {name: mb for name, mb in grown.items() if mb >= LARGEST_MB} == {}
         place.stop()
     finally:
         place.kill()
