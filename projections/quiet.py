@@ -51,7 +51,7 @@ class Quiet:
                 for j in link.reads(here.i) if len(seen) <= MAX_LOOKED_UP else ():
                     newest = max(newest, times.get(j, 0)) if times is not None else newest
                     above = Cell(link.up, j)
-                    if times is None and j < link.up.n and above not in seen:
+                    if times is None and link.up.space.valid(j) and above not in seen:
                         seen.add(above)
                         stack.append(above)
         return newest

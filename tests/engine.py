@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from time import perf_counter
 from typing import Any
 
 import anyio
@@ -25,6 +27,7 @@ from freshet.engine.multi import MultiAsset, flattened
 from freshet.engine.policies import Eager
 from freshet.engine.resolution import resolve
 from freshet.engine.resources import declared
+from freshet.engine.runner import Runner
 from freshet.engine.stores.memory import MemoryStore
 from freshet.engine.stores.store import Store
 from freshet.projections.catalog import Version
@@ -76,6 +79,8 @@ class Engine:
         former: "Engine | None" = None,
     ) -> None:
         self.now = 1_700_000_000_000_000
+        self.timer = perf_counter
+        """By which runs are timed (s)."""
         self.graph, assets, checks = fitted(definitions, pools, group_limits, resources or {})
         self.resources = declared(resources or {})
         self.stream: MemoryStream = (
@@ -90,10 +95,14 @@ class Engine:
             self.definitions,
             slots=slots,
             clock=self.clock,
+            make_runner=partial(Runner, timer=self.elapsed),
         )
 
     def clock(self) -> int:
         return self.now
+
+    def elapsed(self) -> float:
+        return self.timer()
 
     @property
     def view(self) -> View:

@@ -17,7 +17,7 @@ from freshet.engine.codec import decode, encode
 from freshet.engine.errors import DefinitionError
 from freshet.engine.keys import AssetPartition
 from freshet.engine.mappings import All, Last, PartitionMapping, Table
-from freshet.engine.partitions import Partitions, Static, daily, static
+from freshet.engine.partitions import Partitions, Static, daily, dynamic, static
 from freshet.engine.parts import Target
 from freshet.engine.policies import (
     AllOf,
@@ -215,6 +215,20 @@ def test_a_steady_stream_is_absorbed_every_max_wait() -> None:
     # A change at the moment of a start is in its inputs; the next one is the first it owes then.
     starts = [112, 126, 140, 154, 168, 182, 196, 205]
     assert ran(world) == [("a", 5)] + [("a", at) for at in starts]
+
+
+def test_a_debounced_asset_may_read_all_of_one_whose_partitions_come_as_they_land() -> None:
+    """Room is made for more rows than there are keys: those to spare have none, and no change."""
+    keys = dynamic()
+    specs = [source("s", keys), asset("a", "s", partitions=keys)]
+    specs += [asset("b", "a", policy=fr.eager(debounce="5s"), mapping=All())]
+    world = World(specs)
+    for number in range(100):
+        world.change(number / 100, "s", f"k{number}")
+    world.change(4, "s", "k7")
+    world.run(HOUR)
+    assert [run for run in ran(world) if run[0] == "b"] == [("b", 9)]
+    assert is_idle(world)
 
 
 def test_ten_times_the_quiet_time_is_waited_at_most_unless_it_is_said() -> None:

@@ -131,6 +131,7 @@ LAYERS = (
         (
             "engine.stream",
             "engine.clock",
+            "engine.allocation",
             "engine.settings",
             "engine.memory",
             "engine.lease",

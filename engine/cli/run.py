@@ -13,6 +13,7 @@ import click
 import structlog
 
 from freshet.engine import logs
+from freshet.engine.allocation import give_back
 from freshet.engine.cli.output import age
 from freshet.engine.cli.state import profile_option, state_option
 from freshet.engine.counts import counted
@@ -73,6 +74,7 @@ def run(target: str, slots: int | None, log_file: Path | None, state: Path) -> N
     """
     with logs.redacted_output():
         _log_to(log_file)
+        give_back()
         project = load_project(target)
         fast = {"use_uvloop": find_spec("uvloop") is not None}
         left_behind = anyio.run(_run, target, project, state, slots, backend_options=fast)

@@ -20,6 +20,7 @@ import anyio.to_thread
 import msgspec
 
 from freshet.engine import logs
+from freshet.engine.allocation import give_back
 from freshet.engine.capture import Records
 from freshet.engine.context import Output
 from freshet.engine.errors import FreshetError
@@ -97,6 +98,7 @@ def main() -> NoReturn:
     for descriptor in (asked, tell, home):
         os.set_inheritable(descriptor, False)
     _die_with(parent)
+    give_back()
     post = Post(asked, tell)
     setup: Setup = post.next()
     sys.path[:] = setup.path

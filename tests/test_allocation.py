@@ -1,0 +1,114 @@
+"""Memory of large values goes back to the system, in whichever thread they were."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_cli import Place
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's arenas are meant")
+
+THREADS = 8
+LARGEST_MB = 8
+
+GROWN = f"""
+import threading, psutil
+{{before}}
+
+def work():
+    for size in (1, 2, 4, {LARGEST_MB}):
+        for _ in range(2):
+            one = bytearray(size * 1_000_000)
+            at_once.wait()
+            del one
+
+at_once = threading.Barrier({THREADS})
+size = psutil.Process().memory_info().rss
+threads = [threading.Thread(target=work) for _ in range({THREADS})]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print((psutil.Process().memory_info().rss - size) // 1_000_000)
+"""
+
+
+def grown_mb(before: str, **env: str) -> int:
+    """By how much a process grows whose threads have made large values and dropped them."""
+    code = GROWN.format(before=before)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env={**os.environ, **env}, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+GIVE_BACK = "from freshet.engine.allocation import give_back; give_back()"
+
+
+def test_no_thread_keeps_what_its_large_values_took() -> None:
+    """Eight threads, values up to 8 MB: less than one of them stays of all."""
+    assert grown_mb(GIVE_BACK) < LARGEST_MB
+
+
+def test_what_was_set_for_the_process_is_obeyed() -> None:
+    """A threshold above the values: each thread's arena keeps what they took."""
+    kept = {"MALLOC_MMAP_THRESHOLD_": "30000000", "MALLOC_TRIM_THRESHOLD_": "60000000"}
+    assert grown_mb(GIVE_BACK, **kept) > LARGEST_MB
+
+
+PROJECT = f"""
+import threading, psutil
+import freshet as fr
+
+at_once = threading.Barrier({THREADS})
+
+def grown(wait):
+    size = psutil.Process().memory_info().rss
+    for mb in (1, 2, 4, {LARGEST_MB}):
+        for _ in range(2):
+            one = bytearray(mb * 1_000_000)
+            wait()
+            two = bytearray(mb * 1_000_000)
+            del one
+            last = bytearray(200_000)
+            del two
+    wait()
+    return str((psutil.Process().memory_info().rss - size) // 1_000_000)
+
+go = fr.source("go")
+assets = []
+for number in range({THREADS}):
+
+    @fr.asset(key=f"a{{number}}", deps=["go"], code_version="1")
+    def made() -> str:
+        return grown(at_once.wait)
+
+    assets.append(made)
+
+@fr.asset(deps=["go"], executor="process", code_version="1")
+def elsewhere() -> str:
+    return grown(lambda: None)
+
+project = fr.Project([go, *assets, elsewhere], slots={THREADS + 1}, store=fr.LocalStore("data"))
+"""
+
+
+def test_a_daemon_is_no_larger_for_what_its_runs_have_held(tmp_path: Path) -> None:
+    """Eight runs at once in threads, and one in a worker process, each with values up to 8 MB."""
+    place = Place(tmp_path)
+    (tmp_path / "project.py").write_text(PROJECT)
+    try:
+        place.start()
+        place.wait_for("EngineStarted", "")
+        assert place.freshet("emit", "go", "--version", "1").returncode == 0
+        place.wait_for("RunSucceeded", "", THREADS + 1)
+        names = [*(f"a{number}" for number in range(THREADS)), "elsewhere"]
+        grown = {name: int((tmp_path / f"data/{name}.txt").read_text()) for name in names}
+        assert {name: mb for name, mb in grown.items() if mb >= LARGEST_MB} == {}
+        place.stop()
+    finally:
+        place.kill()
