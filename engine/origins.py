@@ -1,5 +1,9 @@
 """What an event is about, and which earlier event led to it: two columns of the stream."""
 
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
 from freshet.engine.events import (
     AnyEvent,
     CheckEvaluated,
@@ -34,65 +38,70 @@ from freshet.engine.events import (
     SourceChanged,
     Unknown,
 )
-from freshet.engine.keys import AssetPartition
+
+Told = Callable[[Any], str]
+Found = Callable[[Any], int | None]
 
 
 def subject_of(event: AnyEvent | Unknown) -> str:
     """What the event is about: asset, `asset@partition`, sensor or scope; indexed in the stream."""
-    # fmt: off
-    match event:
-        case (SourceChanged() | Observed() | Materialized() | RolledBack() | CheckEvaluated()
-              | FreshnessAtRisk() | FreshnessBreached() | FreshnessRestored()):
-            return f"{event.asset}@{event.partition}" if event.partition else event.asset
-        case (RunStarted(targets=targets) | Demanded(targets=targets) | FellDue(targets=targets)
-              | Invalidated(targets=targets)):
-            one = len(targets) == 1
-            return str(AssetPartition(targets[0].asset, targets[0].partition)) if one else ""
-        case (RunSucceeded(run=run) | RunFailed(run=run) | RunDelayed(run=run)
-              | RunCancelled(run=run) | RunAbandoned(run=run)
-              | ResultRefused(run=run) | JobSubmitted(run=run)):
-            return f"run {run}"
-        case (PartitionsAdded(asset=asset) | PartitionsRemoved(asset=asset)
-              | OrphanHandled(asset=asset)):
-            return asset
-        case (CursorMoved(sensor=name) | SensorFailed(sensor=name) | SensorRecovered(sensor=name)
-              | MessageRejected(sensor=name) | MessageSettled(sensor=name)):
-            return name
-        case Paused(scope=scope) | Resumed(scope=scope):
-            return scope
-        case _:
-            return ""
-    # fmt: on
+    told = _SUBJECTS.get(type(event))
+    return told(event) if told is not None else ""
 
 
 def cause_of(event: AnyEvent | Unknown) -> int | None:
     """The earlier event that led to this one: the debt of a run, the run of a result,
     the pause that is over.
     """
-    match event:
-        case SourceChanged() | CursorMoved():
-            return None  # first, because there are so many
-        case RunStarted(targets=targets):
-            return min((target.owed for target in targets), default=0) or None
-        case (
-            Materialized(run=run)
-            | CheckEvaluated(run=run)
-            | RunSucceeded(run=run)
-            | RunFailed(run=run)
-            | RunDelayed(run=run)
-            | RunCancelled(run=run)
-            | RunAbandoned(run=run)
-            | ResultRefused(run=run)
-            | JobSubmitted(run=run)
-        ):
-            return run or None
-        case DemandCancelled(demand=demand):
-            return demand or None
-        case RolledBack(version_at=position) | OrphanHandled(removed_at=position):
-            return position or None
-        case Resumed(pause=pause):
-            return pause or None
-        case FreshnessAtRisk(owed=owed) | FreshnessBreached(owed=owed):
-            return owed or None
-        case _:
-            return None
+    found = _CAUSES.get(type(event))
+    return (found(event) or None) if found is not None else None
+
+
+def _one(event: Any) -> str:
+    return f"{event.asset}@{event.partition}" if event.partition else event.asset
+
+
+def _only(event: Any) -> str:
+    return _one(event.targets[0]) if len(event.targets) == 1 else ""
+
+
+def _run(event: Any) -> str:
+    return f"run {event.run}"
+
+
+def _oldest_debt(event: RunStarted) -> int:
+    return min((target.owed for target in event.targets), default=0)
+
+
+_ENDS = (RunSucceeded, RunFailed, RunDelayed, RunCancelled, RunAbandoned)
+
+# Tables, as each event that is appended is looked up in both.
+_SUBJECTS: dict[type[object], Told] = {
+    **dict.fromkeys(
+        (
+            SourceChanged, Observed, Materialized, RolledBack, CheckEvaluated,
+            FreshnessAtRisk, FreshnessBreached, FreshnessRestored,
+        ),
+        _one,
+    ),
+    **dict.fromkeys((RunStarted, Demanded, FellDue, Invalidated), _only),
+    **dict.fromkeys((*_ENDS, ResultRefused, JobSubmitted), _run),
+    **dict.fromkeys((PartitionsAdded, PartitionsRemoved, OrphanHandled), attrgetter("asset")),
+    **dict.fromkeys(
+        (CursorMoved, SensorFailed, SensorRecovered, MessageRejected, MessageSettled),
+        attrgetter("sensor"),
+    ),
+    **dict.fromkeys((Paused, Resumed), attrgetter("scope")),
+}  # fmt: skip
+
+_CAUSES: dict[type[object], Found] = {
+    RunStarted: _oldest_debt,
+    **dict.fromkeys(
+        (Materialized, CheckEvaluated, *_ENDS, ResultRefused, JobSubmitted), attrgetter("run")
+    ),
+    DemandCancelled: attrgetter("demand"),
+    RolledBack: attrgetter("version_at"),
+    OrphanHandled: attrgetter("removed_at"),
+    Resumed: attrgetter("pause"),
+    **dict.fromkeys((FreshnessAtRisk, FreshnessBreached), attrgetter("owed")),
+}
