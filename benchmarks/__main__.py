@@ -12,12 +12,14 @@ from benchmarks import (
     executors,
     kafka,
     landings,
+    limits,
     partitions,
     planner,
     policies,
     reaction,
     restart,
     sizes,
+    soak,
     staleness,
     startup,
     throughput,
@@ -26,6 +28,7 @@ from benchmarks.case import Case
 from benchmarks.results import FOLDER, Result, result_of, show, write
 
 CASES: dict[str, Case] = {
+    "limits": limits,
     "append": append,
     "reaction": reaction,
     "landings": landings,
@@ -39,6 +42,7 @@ CASES: dict[str, Case] = {
     "planner": planner,
     "startup": startup,
     "restart": restart,
+    "soak": soak,
 }
 
 ON_DEMAND = frozenset({"soak"})

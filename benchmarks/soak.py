@@ -7,6 +7,7 @@ of them seen within the warm-up: what grows after it grows without need.
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,15 @@ SETTLED_S = 300.0
 """Longest wait for all to be fresh at the end; one asset waits for the full minute."""
 
 MIB = 1024 * 1024
+
+POINTS = 30
+"""Of each curve over time."""
+
+CONFIGURATION = (
+    f"a real daemon for {MINUTES:g} minutes: 182 assets and 22 sources, two landings and one change"
+    " a second, worker processes, checks, promises, and runs that fail; a fixed set of keys; all is"
+    f" measured from outside, from {MINUTES * WARM_UP:g} minutes on against bounds"
+)
 
 
 class Soak(msgspec.Struct):
@@ -116,7 +126,23 @@ def figures(seen: Soak) -> list[Figure]:
         Figure(case, "errors in the log", seen.log_errors, "", 0),
         Figure(case, "all fresh after the load ended", seen.settled_s, "s", SETTLED_S),
         Figure(case, "stream verified", float(seen.verified), "", 1, True),
+        *_curves(case, seen),
     ]
+
+
+def _curves(case: str, seen: Soak) -> Iterator[Figure]:
+    """Memory and latency over time."""
+    step_s = seen.minutes * 60 / POINTS
+    for point in range(POINTS):
+        low, high = point * step_s, (point + 1) * step_s
+        minute = high / 60
+        rss = [one.rss_mb for one in seen.samples if low <= one.at_s < high]
+        if rss:
+            yield Figure(case, "memory", rss[-1], "MB", size=minute, counted="minutes")
+        times = [ms for at_s, ms in seen.reactions if low <= at_s < high]
+        if len(times) > 1:
+            what = "file closed → asset entered, median"
+            yield Figure(case, what, percentile(times, 50), "ms", size=minute, counted="minutes")
 
 
 def _soak_in(place: Path, seen: Soak, json: Path | None) -> None:
@@ -337,6 +363,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="what was seen, written every minute")
     parser.add_argument("--place", type=Path, help="a new folder, which stays")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the daemon ends too
     found = run(options.minutes, options.json, options.place)
     for figure in found:
         verdict = {True: "met", False: "NOT MET", None: ""}[figure.met]
