@@ -11,6 +11,7 @@ import os
 import pickle
 import platform
 import stat
+from contextlib import aclosing
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -18,8 +19,7 @@ from typing import Protocol
 
 import msgspec
 
-from freshet.engine.events import Recorded
-from freshet.engine.stream import MAX_BATCH
+from freshet.engine.ahead import Read, history
 from freshet.projections.view import View
 
 CHECKPOINT = "view.checkpoint"
@@ -43,15 +43,6 @@ class Header(msgspec.Struct, frozen=True):
     digest: str
 
 
-class Read(Protocol):
-    """A stream as far as a fold needs it."""
-
-    @property
-    def head(self) -> int: ...
-
-    async def read(self, after: int = 0, *, limit: int = MAX_BATCH) -> list[Recorded]: ...
-
-
 class Chained(Read, Protocol):
     """A stream that can tell the hash of its chain."""
 
@@ -72,11 +63,10 @@ async def fold(stream: Read, view: View | None = None) -> View:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        while view.position < stream.head and (
-            batch := await stream.read(view.position, limit=MAX_BATCH)
-        ):
-            for recorded in batch:
-                view.apply(recorded)
+        async with aclosing(history(stream, view.position)) as batches:
+            async for batch in batches:
+                for recorded in batch:
+                    view.apply(recorded)
     finally:
         if collecting:
             gc.enable()

@@ -108,6 +108,11 @@ class SqliteStream:
             lease.release()
 
     @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
+    @property
     def head(self) -> int:
         """The newest position; 0 when the stream is empty."""
         return self._recent.head

@@ -209,27 +209,33 @@ def read_rows(
 
     Raises StreamError naming the first position that is missing, damaged or cannot be read.
     """
+    return [_event(path, row) for row in checked_rows(db, path, after, until, limit)]
+
+
+def checked_rows(
+    db: sqlite3.Connection, path: Path, after: int, until: int, limit: int
+) -> Iterator[Row]:
+    """As `read_rows`, not decoded."""
     until = min(until, after + limit)
     if after >= until:
-        return []
+        return
     first = max(after, 1)  # the row before is read along for its hash
     rows: Iterable[Row]
     try:
         rows = db.execute(SELECT, (first, until)).fetchall()
     except sqlite3.Error as error:
         rows = _rows_before_damage(db, path, first, until, error)
-    recorded: list[Recorded] = []
     previous, expected = GENESIS, first
     for row in rows:
         if row[0] != expected:
             break
         if expected > after:
-            recorded.append(_verified(path, row, previous))
+            _check(path, row, previous)
+            yield row
         previous = row[10]
         expected += 1
     if expected <= until:
         raise damaged(path, expected, "it is missing")
-    return recorded
 
 
 def read_subject(
@@ -300,13 +306,21 @@ def _all(db: sqlite3.Connection, path: Path, after: int, head: int) -> Iterator[
 
 
 def _verified(path: Path, row: Row, previous: bytes) -> Recorded:
-    position, recorded_at, type_, _, key, _, cause, actor, epoch, data, stored = row
+    _check(path, row, previous)
+    return _event(path, row)
+
+
+def _check(path: Path, row: Row, previous: bytes) -> None:
     try:
-        sound = chain(previous, row[:10]) == stored
+        sound = blake2b(previous + _pack(row[:10]), digest_size=16).digest() == row[10]
     except (TypeError, UnicodeEncodeError):  # not even the types of the columns are right
         sound = False
     if not sound:
-        raise damaged(path, position, "its hash is not that of its content")
+        raise damaged(path, row[0], "its hash is not that of its content")
+
+
+def _event(path: Path, row: Row) -> Recorded:
+    position, recorded_at, type_, _, key, _, cause, actor, epoch, data, _ = row
     try:
         event = decode(type_, data)
     except msgspec.DecodeError as error:

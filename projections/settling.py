@@ -48,14 +48,17 @@ class Settling(Ledger):
                 i = touched.find(1, i + 1, state.high + 1) if i < state.high else -1
             state.low, state.high = 1 << 62, -1
 
-    def _settle_one(self, state: AssetState, i: int) -> None:
+    def _settle_one(
+        self, state: AssetState, i: int, weighed: tuple[bool, int, int] | None = None
+    ) -> None:
+        """Look at a row; if it is plain, by what it was found to read (`weigh`), if it was."""
         if state.is_source:
             state.state[i] = FRESH if state.there[i] else MISSING
             return
         was, owed, runs = state.ready[i], state.owed[i], i in state.live
         owes, open_, news = owed < NOTHING, SHUT, False
         if state.plain and (owes or runs):
-            complete, low, total = weigh(state, i)
+            complete, low, total = weighed or weigh(state, i)
             open_ = OPEN if complete and low > owed and not runs else SHUT
             news = has_news(state, i, total)
         elif owes or runs:

@@ -90,7 +90,8 @@ class Staleness(Sightings):
         self.position = recorded.position
         self.marks.now = (recorded.position, recorded.recorded_at)
         self.folds[type(event)](event, recorded)
-        self.settle()
+        if self._pending:
+            self.settle()
         if self.marks.known:
             self.marks.known.clear()
         if self.timed.at:
@@ -185,8 +186,9 @@ class Staleness(Sightings):
                 continue
             as_decided = target.code_version == state.spec.code_version
             trial = state.trial if as_decided else target.code_version
-            if state.plain:
-                _, low, total = weigh(state, i)
+            weighed = weigh(state, i) if state.plain else None
+            if weighed is not None:
+                _, low, total = weighed
             else:
                 low, total = upstream_owed(state, i), fingerprint(state, i)
             live = Live(recorded.position, state.owed[i], total, trial)
@@ -200,7 +202,7 @@ class Staleness(Sightings):
             if low < NOTHING:
                 self._set_next(live, low)
             if len(event.targets) == 1:
-                self._settle_one(state, i)  # nothing that it reads has moved
+                self._settle_one(state, i, weighed)  # nothing that it reads has moved
             else:
                 self.touch(state, i)
             if not state.there[i]:

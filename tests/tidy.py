@@ -138,6 +138,7 @@ LAYERS = (
             "engine.sqlite_file",
             "engine.sqlite_rows",
             "engine.sqlite_reader",
+            "engine.ahead",
             "engine.sqlite",
             "engine.stores.store",
             "engine.stores.outages",

@@ -1,0 +1,117 @@
+"""A long history, read by a process beside this one: it reads and checks while this one folds.
+
+`python -m freshet.engine.ahead STREAM AFTER UNTIL` writes what it has read to stdout. Whatever goes
+wrong there, the fold goes on with the stream itself, and meets what is wrong with that.
+"""
+
+import fcntl
+import os
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from pathlib import Path
+from subprocess import DEVNULL
+from typing import Protocol
+
+import anyio
+import msgspec
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from freshet.engine.codec import decode
+from freshet.engine.errors import FreshetError
+from freshet.engine.events import Recorded
+from freshet.engine.sqlite_reader import SqliteReader
+from freshet.engine.stream import MAX_BATCH
+
+MANY = 50_000
+"""Events from which on a process is worth its start: they take half a second or more to fold."""
+
+SIZE_BYTES = 4
+"""Of the number before each batch that says how long it is."""
+
+PIPE_BYTES = 1024 * 1024
+"""Room for some batches, where the system gives it: the most that Linux gives to anybody."""
+
+Line = tuple[int, int, str, bytes, int | None, str | None, str | None, int]
+"""An event: position, recorded time, type, content, cause, actor, key, epoch."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Line]).decode
+
+
+class Read(Protocol):
+    """A stream as far as a fold needs it."""
+
+    @property
+    def head(self) -> int: ...
+
+    async def read(self, after: int = 0, *, limit: int = MAX_BATCH) -> list[Recorded]: ...
+
+
+async def history(stream: Read, after: int) -> AsyncGenerator[list[Recorded], None]:
+    """All events after a position, in order, up to the head. To be closed by who takes not all.
+
+    Raises StreamError naming the first bad position.
+    """
+    path: Path | None = getattr(stream, "path", None)  # (one in memory has none)
+    if path is not None and stream.head - after >= MANY and (os.cpu_count() or 1) > 1:
+        beside = _beside(path, after, stream.head)
+        try:
+            async for batch in beside:
+                yield batch
+                after = batch[-1].position
+        finally:
+            with anyio.CancelScope(shield=True):
+                await beside.aclose()
+    while after < stream.head and (batch := await stream.read(after, limit=MAX_BATCH)):
+        yield batch
+        after = batch[-1].position
+
+
+async def _beside(path: Path, after: int, until: int) -> AsyncGenerator[list[Recorded], None]:
+    """What a process beside this one can read of it; it may end before the end."""
+    command = [sys.executable, "-m", "freshet.engine.ahead", str(path), str(after), str(until)]
+    try:
+        process = await anyio.open_process(command, stdin=DEVNULL, stderr=DEVNULL)
+    except OSError:
+        return  # none can be started now
+    assert process.stdout is not None
+    told = BufferedByteReceiveStream(process.stdout)
+    try:
+        with suppress(anyio.IncompleteRead, anyio.EndOfStream, msgspec.MsgspecError):
+            while True:
+                size = int.from_bytes(await told.receive_exactly(SIZE_BYTES), "big")
+                lines = _decode(await told.receive_exactly(size))
+                yield [
+                    Recorded(position, at, decode(type_, data), cause, actor, key, epoch)
+                    for position, at, type_, data, cause, actor, key, epoch in lines
+                ]
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        with anyio.CancelScope(shield=True):
+            await process.aclose()
+
+
+async def tell(path: Path, after: int, until: int) -> None:
+    """Write all that can be read of it to stdout, a batch at a time. Raises FreshetError."""
+    async with SqliteReader.open(path) as stream:
+        while after < until:
+            rows = await stream.rows(after, until)
+            lines = [(r[0], r[1], r[2], r[9], r[6], r[7], r[4], r[8]) for r in rows]
+            data = _encode(lines)
+            sys.stdout.buffer.write(len(data).to_bytes(SIZE_BYTES, "big") + data)
+            sys.stdout.buffer.flush()
+            after = rows[-1][0]
+
+
+def main() -> None:
+    """As `tell`; who listens may go at any time."""
+    with suppress(AttributeError, OSError):
+        fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    with suppress(BrokenPipeError, FreshetError):
+        anyio.run(tell, Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+
+
+if __name__ == "__main__":
+    main()
