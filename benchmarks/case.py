@@ -2,16 +2,23 @@
 against.
 """
 
+import gc
 import os
 import statistics
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import anyio
 import msgspec
+
+from freshet.engine import daemon as engine
+from freshet.engine.allocation import settle_down
+from freshet.engine.project import Project
+from freshet.engine.running import Daemon
 
 OURS = "freshet"
 """The side that is measured unless another one is named."""
@@ -156,6 +163,19 @@ def percentile(values: Sequence[float], percent: int) -> float:
     if len(values) == 1 or percent in (0, 100):
         return max(values) if percent else min(values)
     return statistics.quantiles(sorted(values), n=100, method="inclusive")[percent - 1]
+
+
+@asynccontextmanager
+async def daemon(project: Project, state: Path) -> AsyncIterator[Daemon]:
+    """A daemon in this process, set as `freshet run` sets its own."""
+    before = gc.get_threshold()
+    async with engine.daemon(project, state) as running:
+        settle_down()
+        try:
+            yield running
+        finally:
+            gc.unfreeze()
+            gc.set_threshold(*before)
 
 
 def in_a_folder(measure: Callable[[], Awaitable[T]]) -> T:

@@ -14,9 +14,8 @@ from typing import Any
 
 import anyio
 
-from benchmarks.case import Figure, measured
+from benchmarks.case import Figure, daemon, measured
 from freshet.engine import loop, runner
-from freshet.engine.daemon import daemon
 from freshet.engine.events import SourceChanged
 from freshet.engine.runner import Runner
 from freshet.engine.running import Daemon

@@ -21,8 +21,7 @@ import anyio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 import freshet as fr
-from benchmarks.case import Figure, compared, measured
-from freshet.engine.daemon import daemon
+from benchmarks.case import Figure, compared, daemon, measured
 from freshet.engine.events import SourceChanged
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.stream import MAX_BATCH

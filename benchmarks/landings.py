@@ -13,8 +13,7 @@ import anyio
 import psutil
 
 import freshet as fr
-from benchmarks.case import Figure, in_a_folder, measured
-from freshet.engine.daemon import daemon
+from benchmarks.case import Figure, daemon, in_a_folder, measured
 from freshet.engine.running import Daemon
 from freshet.sensors.files import RECONCILE_S, FilesSensor, files
 from freshet.sensors.landing.entries import Known

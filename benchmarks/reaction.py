@@ -13,8 +13,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from watchfiles import awatch
 
 import freshet as fr
-from benchmarks.case import Figure, compared, in_a_folder, measured, percentile
-from freshet.engine.daemon import daemon
+from benchmarks.case import Figure, compared, daemon, in_a_folder, measured, percentile
 from freshet.engine.events import RunSucceeded, SourceChanged
 from freshet.engine.partitions import Partitions
 from freshet.engine.running import Daemon

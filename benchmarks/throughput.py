@@ -10,8 +10,7 @@ from time import perf_counter
 import anyio
 
 import freshet as fr
-from benchmarks.case import Figure, measured
-from freshet.engine.daemon import daemon
+from benchmarks.case import Figure, daemon, measured
 from freshet.engine.events import SourceChanged
 
 FAN_OUT = 1000

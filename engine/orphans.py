@@ -2,7 +2,7 @@
 and only where a project has one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import anyio
@@ -12,51 +12,16 @@ import structlog
 
 from freshet.engine.errors import StoreError
 from freshet.engine.events import GraphDeployed, Observed, OrphanHandled, Recorded, RunEnd
-from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
+from freshet.engine.keys import AssetKey
+from freshet.engine.orphan import OnRemoved, Orphan
 from freshet.engine.persist import persist
 from freshet.engine.stores.router import store_of
-from freshet.engine.stores.store import Store, StoredVersion
+from freshet.engine.stores.store import Store
 from freshet.engine.stream import MAX_BATCH, EventStream
 from freshet.projections.orphans import OrphanRow, orphan_rows
 from freshet.projections.view import View
 
 log = structlog.get_logger("freshet.orphans")
-
-
-class Orphan:
-    """An asset that is not defined any more: its key, and the partitions that have a version."""
-
-    def __init__(
-        self,
-        key: AssetKey,
-        partitions: tuple[PartitionKey, ...],
-        store: Store,
-        forget: Callable[[], None],
-    ) -> None:
-        self.key = key
-        self.partitions = partitions
-        self._store = store
-        self._forget = forget
-
-    def versions(self, partition: PartitionKey = "") -> Sequence[StoredVersion]:
-        """The versions of a partition that the store keeps, the newest first."""
-        return self._store.versions(AssetPartition(self.key, partition))
-
-    def delete(self) -> None:
-        """Delete all its values, old versions too, for good. Its history stays; should it be
-        defined again, it is built anew. Raises StoreError if it is defined again already.
-        """
-        self._forget()
-        for partition in self.partitions:
-            self._store.remove(AssetPartition(self.key, partition))
-
-    def __repr__(self) -> str:
-        return f"Orphan({self.key!r}, {len(self.partitions)} partitions)"
-
-
-OnRemoved = Callable[[Orphan], object]
-"""What a project does about an orphan. Called in a worker thread; what it returns does not count.
-"""
 
 
 class Undertaker:

@@ -9,7 +9,7 @@ from freshet.engine.checks import Check, checks_by_asset
 from freshet.engine.definitions import Definitions
 from freshet.engine.errors import DefinitionError, did_you_mean
 from freshet.engine.multi import MultiAsset, flattened
-from freshet.engine.orphans import OnRemoved
+from freshet.engine.orphan import OnRemoved
 from freshet.engine.policies import Eager, Policy, check_policy
 from freshet.engine.profiles import Profile, pick
 from freshet.engine.resolution import resolve

@@ -25,7 +25,7 @@ from freshet.engine.mappings import (
     trailing,
 )
 from freshet.engine.multi import MultiAsset, Out, multi_asset
-from freshet.engine.orphans import Orphan
+from freshet.engine.orphan import Orphan
 from freshet.engine.partitions import (
     cron_windows,
     daily,

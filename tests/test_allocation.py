@@ -112,3 +112,47 @@ def test_a_daemon_is_no_larger_for_what_its_runs_have_held(tmp_path: Path) -> No
         place.stop()
     finally:
         place.kill()
+
+
+LOOKED_THROUGH = """
+import gc
+import freshet as fr
+
+go = fr.source("go")
+
+@fr.asset(deps=["go"], code_version="1")
+async def seen() -> str:
+    frozen, young = gc.get_freeze_count(), gc.get_threshold()[0]
+    return f"{frozen} {young}"
+
+project = fr.Project([go, seen], store=fr.LocalStore("data"))
+"""
+
+
+MORE = """
+more = [[] for _ in range(50_000)]
+"""
+
+
+def test_a_daemon_does_not_look_for_garbage_in_what_stays(tmp_path: Path) -> None:
+    """Also after a reload, when what there is to stay is something else."""
+    place = Place(tmp_path)
+    project = tmp_path / "project.py"
+    project.write_text(LOOKED_THROUGH)
+    found = []
+    try:
+        place.start()
+        place.wait_for("EngineStarted", "")
+        for version, runs in (("1", 1), ("2", 3)):  # other code is a run as well
+            assert place.freshet("emit", "go", "--version", version).returncode == 0
+            place.wait_for("RunSucceeded", "", runs)
+            found.append([int(word) for word in (tmp_path / "data/seen.txt").read_text().split()])
+            project.write_text(LOOKED_THROUGH.replace('"1"', '"2"') + MORE)
+            assert place.freshet("reload").returncode == 0
+        place.stop()
+    finally:
+        place.kill()
+    (first, young), (second, _) = found
+    assert first > 10_000
+    assert second > first + 45_000
+    assert young > 700

@@ -131,6 +131,7 @@ LAYERS = (
         (
             "engine.stream",
             "engine.clock",
+            "engine.logger",
             "engine.allocation",
             "engine.settings",
             "engine.memory",
@@ -141,6 +142,7 @@ LAYERS = (
             "engine.ahead",
             "engine.sqlite",
             "engine.stores.store",
+            "engine.orphan",
             "engine.stores.outages",
             "engine.stores.plain",
             "engine.stores.formats",

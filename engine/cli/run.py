@@ -13,7 +13,7 @@ import click
 import structlog
 
 from freshet.engine import logs
-from freshet.engine.allocation import give_back
+from freshet.engine.allocation import give_back, settle_down
 from freshet.engine.cli.output import age
 from freshet.engine.cli.state import profile_option, state_option
 from freshet.engine.counts import counted
@@ -129,6 +129,7 @@ async def _run(target: str, project: Project, state: Path, slots: int | None) ->
             assets, at = len(project.assets), running.view.position
             under = {"profile": project.profile} if project.profile else {}
             place = {"state": str(state), "position": at, "pid": os.getpid()}
+            settle_down()
             log.info("running", assets=assets, **place, **under)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(obey, running, signals, tasks)
@@ -176,3 +177,5 @@ def tell(recorded: Recorded, view: View) -> None:
             log.info(describe(recorded), position=recorded.position)
         case _:
             pass
+    if isinstance(event, EngineReloaded | GraphDeployed):
+        settle_down()  # other definitions are there to stay

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-import structlog
-
 from freshet.engine.events import SourceChanged
+from freshet.engine.logger import Logger
 from freshet.engine.specs import Plain
 from freshet.engine.stores.landing import Seen
 from freshet.sensors.landing.entries import (
@@ -25,7 +24,7 @@ MAX_REJECTED = 1000
 foreign names must not flood it. Others follow as these are settled.
 """
 
-log = structlog.get_logger("freshet.sensors.files")
+log = Logger("freshet.sensors.files")
 
 
 class Draft:

@@ -14,9 +14,9 @@ from time import monotonic
 
 import anyio
 import anyio.to_thread
-import structlog
 from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
+from freshet.engine.logger import Logger
 from freshet.sensors.landing.mounts import is_remote
 
 STEP_MS, IDLE_STEP_MS = 5, 20
@@ -46,7 +46,7 @@ LIMITS = {
 
 Ident = tuple[int, int]
 
-log = structlog.get_logger("freshet.sensors.files")
+log = Logger("freshet.sensors.files")
 
 
 class Hints:

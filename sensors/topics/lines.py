@@ -5,12 +5,12 @@ down.
 import logging
 from time import monotonic
 
-import structlog
+from freshet.engine.logger import Logger
 
 THROTTLE_S = 60.0
 """Between two equal lines."""
 
-log = structlog.get_logger("freshet.sensors.kafka")
+log = Logger("freshet.sensors.kafka")
 
 
 class _Seldom(logging.Handler):

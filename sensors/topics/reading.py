@@ -13,10 +13,10 @@ from time import monotonic
 from typing import NamedTuple
 
 import msgspec
-import structlog
 from anyio import sleep
 
 from freshet.engine.errors import SensorError
+from freshet.engine.logger import Logger
 from freshet.sensors.sensor import Batch
 from freshet.sensors.topics.access import REACH, Access, KafkaError
 from freshet.sensors.topics.client import (
@@ -68,7 +68,7 @@ LAST_S = 10.0
 TRIES = 3
 """Times in a row that an error of reading is taken for a passing one."""
 
-log = structlog.get_logger("freshet.sensors.kafka")
+log = Logger("freshet.sensors.kafka")
 
 
 class Topics(msgspec.Struct, frozen=True):

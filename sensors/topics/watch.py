@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from time import monotonic
 
-import structlog
-
+from freshet.engine.logger import Logger
 from freshet.sensors.topics.access import KafkaError
 from freshet.sensors.topics.client import Link
 from freshet.sensors.topics.places import Place
@@ -13,7 +12,7 @@ from freshet.sensors.topics.places import Place
 FAILURES = 3
 """Commits in a row that fail before anybody is told."""
 
-log = structlog.get_logger("freshet.sensors.kafka")
+log = Logger("freshet.sensors.kafka")
 
 SHOW_S = 5.0
 """Between two commits, which only displays of lag read."""
