@@ -98,9 +98,8 @@ class SqliteStream:
                 try:
                     yield stream
                 finally:
-                    with anyio.CancelScope(shield=True):
-                        stream._close()
-                        await stream._idle.wait()
+                    stream._close()
+                    await stream._rest()
         finally:
             if stream is not None:  # last, so that SQLite leaves nothing beside the file
                 with anyio.CancelScope(shield=True):
@@ -131,7 +130,7 @@ class SqliteStream:
     def refusal(self) -> str:
         """Why a moment ago an append was not recorded, as on a full disk; empty if all were."""
         said, at = self._refused
-        return said if at > anyio.current_time() - REFUSAL_S else ""
+        return said if said and at > asyncio.get_running_loop().time() - REFUSAL_S else ""
 
     async def append(
         self,
@@ -217,6 +216,20 @@ class SqliteStream:
         self._recent.end()
         self._room.set()
 
+    async def _rest(self) -> None:
+        """Wait until no transaction is under way. Who cancels meanwhile is heeded afterwards, also
+        one who knows no shields, as at the end of a loop: the connection must not be closed before.
+        """
+        cancelled: asyncio.CancelledError | None = None
+        while self._busy:
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._idle.wait()
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
     def _drain(self) -> list[_Waiting]:
         group, size = [], 0
         while self._queue and size < MAX_BATCH:
@@ -236,10 +249,12 @@ class SqliteStream:
                 continue
             try:
                 self._start(group)
-            except Exception as error:  # recorded: as the failure of the stream and each append
+                return
+            except BaseException as error:  # recorded: as the failure of the stream and each append
                 self._not_committed(group, error)
-                continue
-            return
+                if not isinstance(error, Exception):
+                    self._begin()  # who waits is refused: nobody may wait for ever
+                    raise
         self._busy = False
         self._idle.set()
 
@@ -261,22 +276,33 @@ class SqliteStream:
         except BaseException as error:  # recorded: as the failure of the stream and each append
             self._not_committed(group, error)
             self._begin()
+            if not isinstance(error, Exception):
+                raise
 
     def _committed(
         self, group: list[_Waiting], written: Written | None, error: BaseException | None
     ) -> None:
-        """The transaction is over: tell who waited, and go on."""
-        if written is None:
-            self._not_committed(group, error or RuntimeError("the transaction said nothing"))
-        else:
-            self._tail = written.tail
-            self._refused = ("", 0.0)
-            if written.recorded:
-                self._claimed = True
-                self._recent.publish(written.recorded)
-            for waiting, outcome in zip(group, written.outcomes, strict=True):
-                _resolve(waiting.outcome, outcome)
-        self._begin()
+        """The transaction is over: tell who waited, and go on, whatever happens here."""
+        try:
+            if written is None:
+                self._not_committed(group, error or RuntimeError("the transaction said nothing"))
+            else:
+                self._tell(group, written)
+        except BaseException as wrong:  # recorded: as the failure of the stream and each append
+            self._not_committed(group, wrong)
+            if not isinstance(wrong, Exception):
+                raise
+        finally:
+            self._begin()
+
+    def _tell(self, group: list[_Waiting], written: Written) -> None:
+        self._tail = written.tail
+        self._refused = ("", 0.0)
+        if written.recorded:
+            self._claimed = True
+            self._recent.publish(written.recorded)
+        for waiting, outcome in zip(group, written.outcomes, strict=True):
+            _resolve(waiting.outcome, outcome)
 
     def _check_place(self) -> None:
         """Is the file that is open still the one at the path? What is written to one that was
@@ -297,7 +323,8 @@ class SqliteStream:
     def _not_committed(self, group: list[_Waiting], error: BaseException) -> None:
         if isinstance(error, NotStoredError):
             said = error.refusal.cause or error.refusal.message
-            self._refused = (said, anyio.current_time())
+            # By the loop's own clock: in a callback, which is no task, anyio may not know its loop.
+            self._refused = (said, asyncio.get_running_loop().time())
             return _refuse(group, error.refusal)
         failure = error if isinstance(error, StreamError) else _unknown_outcome(self._path, error)
         self._recent.end(failure)
