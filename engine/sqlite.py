@@ -4,7 +4,7 @@ import asyncio
 import os
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -99,12 +99,13 @@ class SqliteStream:
                     yield stream
                 finally:
                     stream._close()
-                    await stream._rest()
+                    await _to_the_end(stream._rest())
         finally:
-            if stream is not None:  # last, so that SQLite leaves nothing beside the file
-                with anyio.CancelScope(shield=True):
-                    await stream._disconnect()
-            lease.release()
+            try:
+                if stream is not None:  # last, so that SQLite leaves nothing beside the file
+                    await _to_the_end(stream._disconnect())
+            finally:
+                lease.release()
 
     @property
     def path(self) -> Path:
@@ -217,18 +218,8 @@ class SqliteStream:
         self._room.set()
 
     async def _rest(self) -> None:
-        """Wait until no transaction is under way. Who cancels meanwhile is heeded afterwards, also
-        one who knows no shields, as at the end of a loop: the connection must not be closed before.
-        """
-        cancelled: asyncio.CancelledError | None = None
         while self._busy:
-            try:
-                with anyio.CancelScope(shield=True):
-                    await self._idle.wait()
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
+            await self._idle.wait()
 
     def _drain(self) -> list[_Waiting]:
         group, size = [], 0
@@ -357,6 +348,23 @@ async def _prepare_file(path: Path) -> None:
         raise StreamError(
             f"{path} cannot be created", cause=str(error), hint="check the folder and the disk"
         ) from error
+
+
+async def _to_the_end(work: Coroutine[object, object, None]) -> None:
+    """Do it all. Who cancels meanwhile is heeded afterwards, also one who knows no shields, as
+    `asyncio.timeout`: while a transaction is under way the connection must not be closed, and as
+    long as that is open nobody else may become the writer.
+    """
+    task, cancelled = asyncio.ensure_future(work), None
+    while not task.done():
+        try:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 def _resolve(future: asyncio.Future[range], outcome: range | FreshetError) -> None:

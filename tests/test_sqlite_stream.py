@@ -461,6 +461,27 @@ class TestQueue:
         assert positions == [range(2 + n * MAX_BATCH, 2 + (n + 1) * MAX_BATCH) for n in range(9)]
         assert len(await read_all(path)) == 1 + 9 * MAX_BATCH
 
+    async def test_whoever_cancels_while_it_is_closed_the_next_writer_may_begin(
+        self, path: Path
+    ) -> None:
+        async def use(used: asyncio.Event) -> None:
+            async with SqliteStream.open(path) as stream:
+                await stream.append([EngineStopped()])
+                used.set()
+
+        for turns in range(40):  # each comes a little later than the one before
+            used = asyncio.Event()
+            user = asyncio.create_task(use(used))
+            while not (used.is_set() or user.done()):
+                await asyncio.sleep(0)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            while not user.done():
+                user.cancel()
+                await asyncio.sleep(0)
+            assert user.cancelled() or user.exception() is None
+        assert len(await read_all(path)) == 40
+
     @pytest.mark.parametrize(
         ("where", "number", "what"),
         [
