@@ -4,7 +4,7 @@ import asyncio
 import os
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -98,14 +98,14 @@ class SqliteStream:
                 try:
                     yield stream
                 finally:
-                    with anyio.CancelScope(shield=True):
-                        stream._close()
-                        await stream._idle.wait()
+                    stream._close()
+                    await _to_the_end(stream._rest())
         finally:
-            if stream is not None:  # last, so that SQLite leaves nothing beside the file
-                with anyio.CancelScope(shield=True):
-                    await stream._disconnect()
-            lease.release()
+            try:
+                if stream is not None:  # last, so that SQLite leaves nothing beside the file
+                    await _to_the_end(stream._disconnect())
+            finally:
+                lease.release()
 
     @property
     def path(self) -> Path:
@@ -131,7 +131,7 @@ class SqliteStream:
     def refusal(self) -> str:
         """Why a moment ago an append was not recorded, as on a full disk; empty if all were."""
         said, at = self._refused
-        return said if at > anyio.current_time() - REFUSAL_S else ""
+        return said if said and at > asyncio.get_running_loop().time() - REFUSAL_S else ""
 
     async def append(
         self,
@@ -217,6 +217,10 @@ class SqliteStream:
         self._recent.end()
         self._room.set()
 
+    async def _rest(self) -> None:
+        while self._busy:
+            await self._idle.wait()
+
     def _drain(self) -> list[_Waiting]:
         group, size = [], 0
         while self._queue and size < MAX_BATCH:
@@ -236,10 +240,12 @@ class SqliteStream:
                 continue
             try:
                 self._start(group)
-            except Exception as error:  # recorded: as the failure of the stream and each append
+                return
+            except BaseException as error:  # recorded: as the failure of the stream and each append
                 self._not_committed(group, error)
-                continue
-            return
+                if not isinstance(error, Exception):
+                    self._begin()  # who waits is refused: nobody may wait for ever
+                    raise
         self._busy = False
         self._idle.set()
 
@@ -261,22 +267,33 @@ class SqliteStream:
         except BaseException as error:  # recorded: as the failure of the stream and each append
             self._not_committed(group, error)
             self._begin()
+            if not isinstance(error, Exception):
+                raise
 
     def _committed(
         self, group: list[_Waiting], written: Written | None, error: BaseException | None
     ) -> None:
-        """The transaction is over: tell who waited, and go on."""
-        if written is None:
-            self._not_committed(group, error or RuntimeError("the transaction said nothing"))
-        else:
-            self._tail = written.tail
-            self._refused = ("", 0.0)
-            if written.recorded:
-                self._claimed = True
-                self._recent.publish(written.recorded)
-            for waiting, outcome in zip(group, written.outcomes, strict=True):
-                _resolve(waiting.outcome, outcome)
-        self._begin()
+        """The transaction is over: tell who waited, and go on, whatever happens here."""
+        try:
+            if written is None:
+                self._not_committed(group, error or RuntimeError("the transaction said nothing"))
+            else:
+                self._tell(group, written)
+        except BaseException as wrong:  # recorded: as the failure of the stream and each append
+            self._not_committed(group, wrong)
+            if not isinstance(wrong, Exception):
+                raise
+        finally:
+            self._begin()
+
+    def _tell(self, group: list[_Waiting], written: Written) -> None:
+        self._tail = written.tail
+        self._refused = ("", 0.0)
+        if written.recorded:
+            self._claimed = True
+            self._recent.publish(written.recorded)
+        for waiting, outcome in zip(group, written.outcomes, strict=True):
+            _resolve(waiting.outcome, outcome)
 
     def _check_place(self) -> None:
         """Is the file that is open still the one at the path? What is written to one that was
@@ -297,7 +314,8 @@ class SqliteStream:
     def _not_committed(self, group: list[_Waiting], error: BaseException) -> None:
         if isinstance(error, NotStoredError):
             said = error.refusal.cause or error.refusal.message
-            self._refused = (said, anyio.current_time())
+            # By the loop's own clock: in a callback, which is no task, anyio may not know its loop.
+            self._refused = (said, asyncio.get_running_loop().time())
             return _refuse(group, error.refusal)
         failure = error if isinstance(error, StreamError) else _unknown_outcome(self._path, error)
         self._recent.end(failure)
@@ -330,6 +348,23 @@ async def _prepare_file(path: Path) -> None:
         raise StreamError(
             f"{path} cannot be created", cause=str(error), hint="check the folder and the disk"
         ) from error
+
+
+async def _to_the_end(work: Coroutine[object, object, None]) -> None:
+    """Do it all. Who cancels meanwhile is heeded afterwards, also one who knows no shields, as
+    `asyncio.timeout`: while a transaction is under way the connection must not be closed, and as
+    long as that is open nobody else may become the writer.
+    """
+    task, cancelled = asyncio.ensure_future(work), None
+    while not task.done():
+        try:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 def _resolve(future: asyncio.Future[range], outcome: range | FreshetError) -> None:

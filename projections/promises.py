@@ -252,13 +252,26 @@ class Promises(Projection):
         self.planner.arrivals.watch([s for s in order if isinstance(s.spec.policy, MaxLag)])
         self.planner.quiet.watch([s for s in order if getattr(s.spec.policy, "debounce_ms", 0)])
         self.planner.paths.deploy(order, learning=self._watching)
+        self._forget_moves()
         known = self._staleness.states
-        for name in [name for name in self.breached if name.asset not in known]:
-            self.recovered[name] = None
+        for name in self.breached:
+            if name.asset not in known or not isinstance(known[name.asset].spec.policy, MaxLag):
+                self.recovered[name] = None  # nothing is promised any more
         for state in order:
             for cell in cells_of(state) if state.followed else ():
                 if cell.owed < NOTHING:
                     self._look(cell, self._staleness.marks.now[1])
+
+    def _forget_moves(self) -> None:
+        """A row whose asset has other partitions now was numbered anew, and its debt with it: what
+        it was under its old number owes nothing, which is no news of the row.
+        """
+        known, moved = self._staleness.states, self._staleness.marks.moved
+        moved[:] = [
+            (state, i, before)
+            for state, i, before in moved
+            if known.get(state.spec.key) is state or self._staleness.cell(*state.key(i)) is None
+        ]
 
     def _started(self, event: RunStarted, now: int) -> None:
         for target in event.targets:

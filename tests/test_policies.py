@@ -856,6 +856,49 @@ def test_a_breach_is_recorded_at_its_deadline_once_and_restored_once() -> None: 
     assert all(5 * SECOND_US <= us <= 6 * SECOND_US for us in paid), paid
 
 
+@pytest.mark.parametrize("policy", [fr.eager(), fr.manual(), fr.on_missing(), fr.cron("0 6 * * *")])
+def test_a_breach_ends_with_the_promise_that_is_broken(policy: Policy) -> None:
+    """Where another policy is deployed nothing is promised any more, so nothing is broken."""
+    world = World([source("s"), asset("a", "s", policy=fr.max_lag("10s"))])
+    world.fails.add("a")
+    world.change(0, "s")
+    world.at(60, lambda: world.deploy([source("s"), asset("a", "s", policy=policy)]))
+    world.run(120)
+    assert times(world, e.FreshnessBreached, "a") == [10]
+    assert times(world, e.FreshnessRestored, "a") == [60]
+    assert not world.view.promises.breached
+
+
+def test_a_breach_goes_on_when_the_asset_has_other_partitions() -> None:
+    """Rows are numbered anew, also one that runs: it is as far behind as it was, and told once."""
+
+    def made_of(*keys: str) -> list[AssetSpec]:
+        here = static(list(keys))
+        leaf = asset("a", "s", policy=fr.max_lag("10s"), partitions=here, mapping=All())
+        return [source("s"), leaf]
+
+    world = World(made_of("p", "q"), {"a": 100})
+    world.change(0, "s")
+    world.at(60, lambda: world.deploy(made_of("new", "p")))
+    world.run(200)
+    told = [
+        (round(world.seconds(r.recorded_at)), type(r.event).__name__, r.event.partition)
+        for r in world.recorded
+        if isinstance(r.event, e.FreshnessAtRisk | e.FreshnessBreached | e.FreshnessRestored)
+    ]
+    assert told == [
+        (10, "FreshnessAtRisk", "p"),
+        (10, "FreshnessAtRisk", "q"),
+        (10, "FreshnessBreached", "p"),
+        (10, "FreshnessBreached", "q"),
+        (60, "FreshnessRestored", "q"),  # it is gone
+        (70, "FreshnessAtRisk", "new"),
+        (70, "FreshnessBreached", "new"),
+        (109, "FreshnessRestored", "p"),  # its run ended
+        (169, "FreshnessRestored", "new"),
+    ]
+
+
 def stuck_middle() -> World:
     """s -> stuck (paused) -> mid <- fast, mid -> leaf; everything is built."""
     policy = fr.eager().if_upstream_fails("proceed")

@@ -1,5 +1,6 @@
 """The stream in its file: kill -9, full and failing disks, damage, other writers, other formats."""
 
+import asyncio
 import json
 import os
 import random
@@ -24,7 +25,7 @@ from freshet.engine.events import CursorMoved, EngineStopped, Recorded, SourceCh
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.sqlite_file import FORMAT
 from freshet.engine.sqlite_reader import SqliteReader
-from freshet.engine.stream import MAX_PENDING
+from freshet.engine.stream import MAX_BATCH, MAX_PENDING
 
 pytestmark = pytest.mark.anyio
 
@@ -107,6 +108,90 @@ subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check
 anyio.run(main, folder)
 """
 
+SNIFFIO = """
+import asyncio, contextvars
+
+class AsyncLibraryNotFoundError(RuntimeError):
+    pass
+
+current_async_library_cvar = contextvars.ContextVar("library", default=None)
+
+def current_async_library():
+    try:
+        if current_async_library_cvar.get() or asyncio.current_task():
+            return "asyncio"
+    except RuntimeError:
+        pass
+    raise AsyncLibraryNotFoundError
+"""
+"""What the package of this name says, which many have and older releases of anyio need: in a
+callback of the loop it knows no loop.
+"""
+
+LOCKED_OUT = """
+import sqlite3, sys, anyio
+from pathlib import Path
+from freshet.engine import sqlite_file
+from freshet.engine.errors import NotRecordedError
+from freshet.engine.events import EngineStopped
+from freshet.engine.sqlite import SqliteStream
+
+sqlite_file.BUSY_TIMEOUT_MS = 1
+
+async def main(path):
+    async with SqliteStream.open(path) as stream:
+        await stream.append([EngineStopped("first")])
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            await stream.append([EngineStopped("second")])
+        except NotRecordedError:
+            print("refused:", stream.refusal)
+        other.close()
+        print((await stream.append([EngineStopped("third")])).start, stream.refusal == "")
+
+anyio.run(main, Path(sys.argv[1]))
+"""
+
+INTERRUPTED = """
+import itertools, sys, anyio
+from pathlib import Path
+from freshet.engine.events import EngineStopped
+from freshet.engine.sqlite import SqliteStream
+from freshet.engine.stream import Recent
+
+calls = itertools.count(1)
+
+def fail_at_last():
+    if next(calls) == int(sys.argv[3]):
+        raise {"interrupt": KeyboardInterrupt, "error": RuntimeError}[sys.argv[4]]
+
+def clock():
+    if sys.argv[2] == "begin":
+        fail_at_last()
+    return 1
+
+def publish(self, recorded, publish=Recent.publish):
+    if sys.argv[2] == "end":
+        fail_at_last()
+    publish(self, recorded)
+
+Recent.publish = publish
+
+async def append(stream, n):
+    try:
+        await stream.append([EngineStopped(str(n))] * 600)
+    except Exception as error:
+        print(error.cause, flush=True)
+
+async def main(path):
+    async with SqliteStream.open(path, clock=clock) as stream, anyio.create_task_group() as tasks:
+        for n in range(4):
+            tasks.start_soon(append, stream, n)
+
+anyio.run(main, Path(sys.argv[1]))
+"""
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -155,6 +240,15 @@ def flip(path: Path, place: int) -> bytes:
 def child(code: str, path: Path) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", code, str(path)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def ended(code: str, path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """What a process said that was to end by itself; the limit is for one that never would."""
+    command = [sys.executable, "-c", code, str(path), *words]
+    env = {**os.environ, "PYTHONPATH": str(path.parent)}
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60, env=env
+    )
 
 
 class TestCrashes:
@@ -342,6 +436,71 @@ class TestQueue:
             await checkpoint()
         assert len(await read_all(path)) == 30
 
+    async def test_what_was_accepted_is_committed_whoever_cancels_while_it_is_closed(
+        self, path: Path
+    ) -> None:
+        appending: list[asyncio.Task[range]] = []
+        closing = asyncio.Event()
+
+        async def use() -> None:
+            async with SqliteStream.open(path) as stream:
+                await stream.append([EngineStopped()])
+                appending.extend(
+                    asyncio.create_task(stream.append(changes(0, MAX_BATCH))) for _ in range(9)
+                )
+                await asyncio.sleep(0)
+                closing.set()
+
+        user = asyncio.create_task(use())
+        await closing.wait()
+        await asyncio.sleep(0)
+        user.cancel()  # as a loop does that ends, or `asyncio.timeout`: they know no shields
+        with pytest.raises(asyncio.CancelledError):
+            await user
+        positions = await asyncio.gather(*appending, return_exceptions=True)
+        assert positions == [range(2 + n * MAX_BATCH, 2 + (n + 1) * MAX_BATCH) for n in range(9)]
+        assert len(await read_all(path)) == 1 + 9 * MAX_BATCH
+
+    async def test_whoever_cancels_while_it_is_closed_the_next_writer_may_begin(
+        self, path: Path
+    ) -> None:
+        async def use(used: asyncio.Event) -> None:
+            async with SqliteStream.open(path) as stream:
+                await stream.append([EngineStopped()])
+                used.set()
+
+        for turns in range(40):  # each comes a little later than the one before
+            used = asyncio.Event()
+            user = asyncio.create_task(use(used))
+            while not (used.is_set() or user.done()):
+                await asyncio.sleep(0)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            while not user.done():
+                user.cancel()
+                await asyncio.sleep(0)
+            assert user.cancelled() or user.exception() is None
+        assert len(await read_all(path)) == 40
+
+    @pytest.mark.parametrize(
+        ("where", "number", "what"),
+        [
+            ("begin", 1, "interrupt"),  # while the connection is opened
+            ("begin", 2, "interrupt"),
+            ("end", 1, "error"),
+            ("end", 2, "interrupt"),
+        ],
+    )
+    def test_nobody_waits_for_ever_when_a_transaction_cannot_begin_or_end(
+        self, path: Path, where: str, number: int, what: str
+    ) -> None:
+        told = ended(INTERRUPTED, path, where, str(number), what)
+        if what == "interrupt":  # the loop ends, and whoever waited with it
+            assert told.stderr.splitlines()[-1] == "KeyboardInterrupt"
+        else:
+            refused = 4 if number == 1 else 2
+            assert (told.stdout.splitlines(), told.stderr) == (["RuntimeError()"] * refused, "")
+
 
 class TestDisk:
     async def test_after_a_failed_write_nothing_more_is_appended_and_nothing_is_lost(
@@ -364,6 +523,16 @@ class TestDisk:
             assert [item.event for item in await stream.read()] == changes(1, 3)
             assert await stream.append([change(4)]) == range(4, 5)
             assert await stream.verify() == 4
+
+    def test_a_refused_append_hinders_no_other_where_a_callback_knows_no_loop(
+        self, path: Path
+    ) -> None:
+        path.with_name("sniffio.py").write_text(SNIFFIO)
+        told = ended(LOCKED_OUT, path)
+        assert told.stdout.splitlines() == [
+            "refused: database is locked (SQLITE_BUSY)",
+            "2 True",
+        ], told.stderr
 
     async def test_a_full_disk_is_named_and_appends_resume_when_there_is_space(
         self, tmp_path: Path
