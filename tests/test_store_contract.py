@@ -385,6 +385,32 @@ def test_what_is_no_run_below_staged_is_passed_over(tmp_path: Path) -> None:
     assert fr.LocalStore(tmp_path / "file").staged_runs() == []
 
 
+def test_the_partitions_beside_one_are_not_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publishing, listing, collecting and removing cost the versions of one, not all there are."""
+    listed: list[Path] = []
+    store = fr.LocalStore(tmp_path, keep=1)
+    days = [fr.AssetPartition("sales", f"2026-01-{day:02}") for day in range(1, 31)]
+    for run, day in enumerate(days, 1):
+        put(store, f"{run}", run, day)
+    real = Path.iterdir
+
+    def iterdir(self: Path) -> Iterator[Path]:
+        listed.append(self)
+        return real(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    version = put(store, "other", 99, days[7])
+    store.collect(days[7], before_us=1 << 62)
+    assert [(v.data_version, v.current) for v in store.versions(days[7])] == [(version, True)]
+    assert store.current(days[7]) == tmp_path / "sales" / "2026-01-08.txt"
+    store.remove(days[7])
+    assert not (tmp_path / "sales" / "2026-01-08.txt").exists()
+    assert listed
+    assert tmp_path / "sales" not in listed
+
+
 def test_the_current_file_stays_though_another_version_is_newer(tmp_path: Path) -> None:
     """As after a kill between the two renames of a publish, or one of times by somebody else."""
     store = fr.LocalStore(tmp_path, keep=1)

@@ -123,15 +123,15 @@ class LocalStore:
 
     def versions(self, target: AssetPartition) -> Sequence[StoredVersion]:
         """The versions that are kept, the one last published or restored first."""
-        aged = []
-        for path in _files(self._versions_of(target)):
+        aged, kept = [], _files(self._versions_of(target))
+        for path in kept:
             try:
                 found = path.stat()
             except FileNotFoundError:
                 continue  # collected in between
             aged.append((found.st_mtime_ns, path, found))
         aged.sort(key=lambda one: one[:2], reverse=True)
-        shown = self.current(target)
+        shown = self._current(target, kept)
         inode = shown.stat().st_ino if shown is not None else 0
         # On a file system without hard links the current file is a copy: of the newest.
         current = next((n for n, (_, _, found) in enumerate(aged) if found.st_ino == inode), 0)
@@ -176,8 +176,17 @@ class LocalStore:
 
     def current(self, target: AssetPartition) -> Path | None:
         """The file people look at: the last published value, or None."""
+        return self._current(target, _files(self._versions_of(target)))
+
+    def _current(self, target: AssetPartition, kept: Sequence[Path]) -> Path | None:
+        """It is named like one of the versions that are kept: only without any is its folder, in
+        which those of all other partitions lie as well, looked through.
+        """
         folder, stem = self._shown(target)
-        return next((path for path in _files(folder) if _stem(path.name) == stem), None)
+        if not kept:
+            return next((path for path in _files(folder) if _stem(path.name) == stem), None)
+        named = (folder / (stem + suffix) for suffix in sorted({path.suffix for path in kept}))
+        return next((path for path in named if path.is_file()), None)
 
     def _lock(self, target: AssetPartition) -> threading.Lock:
         return self._locks[hash(target) % LOCKS]
