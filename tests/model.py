@@ -315,7 +315,7 @@ class Model:
     def must_run(self, n: Key) -> bool:
         return (
             n not in self.version or n not in self.consumed or bool(self.forced.get(n))
-            or bool(self.unread(n)) or n in self.halfway
+            or bool(self.unread(n)) or (n in self.halfway and self.specs[n[0]].reads_changes)
             or self.code[n] != self.specs[n[0]].code_version
             or self.consumed[n] != self.fingerprint(n)
         )  # fmt: skip

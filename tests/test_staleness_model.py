@@ -102,6 +102,7 @@ def finish_everything(history: History) -> None:
 @example(seed=3923285, size=2, steps=37)  # a source read by change, of which there was none
 @example(seed=102633, size=5, steps=60)  # all of an asset that has no partition any more
 @example(seed=102732, size=5, steps=60)  # an older wish asked again by a deployment
+@example(seed=4442298, size=2, steps=12)  # rolled back, and reads nothing by change any more
 @given(seed=seeds, size=sizes, steps=st.integers(1, 60))
 def test_equal_to_the_model_at_every_position(seed: int, size: int, steps: int) -> None:
     """After each event of a random history the fold and the slow model say the same."""
