@@ -258,8 +258,8 @@ def gate(state: AssetState, i: int, *, alone: bool = False) -> int:
     found = OPEN
     for link in state.up:
         low = link_owed(link, i, coming=True)
-        if low <= limit and (low <= floor or link.up.tells):
-            held = _held(link, i, floor, limit) if link.up.tells else SHUT
+        if low <= limit and (low <= floor or link.up.tells or link.up.due):
+            held = SHUT if low <= floor and not link.up.tells else _held(link, i, floor, limit)
             if held == SHUT:
                 return SHUT
             found = max(found, held)

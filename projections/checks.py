@@ -2,10 +2,7 @@
 
 from typing import NamedTuple
 
-from freshet.engine.events import (
-    CheckEvaluated,
-    Recorded,
-)
+from freshet.engine.events import CheckEvaluated, Recorded
 from freshet.engine.keys import AssetPartition
 from freshet.projections.projection import Projection
 

@@ -149,9 +149,7 @@ class Columns:
         if not self.there[i]:
             self.there[i] = 1
             self.versions += 1
-        self.changed_at[i] = position
-        if self.watched:
-            self._log_change(i, position)
+        self.note_change(i, position)
 
     def forget_version(self, i: int) -> None:
         """The row has no version any more."""
@@ -163,13 +161,10 @@ class Columns:
     def note_change(self, i: int, position: int) -> None:
         self.changed_at[i] = position
         if self.watched:
-            self._log_change(i, position)
-
-    def _log_change(self, i: int, position: int) -> None:
-        self.log_at.append(position)
-        self.log_row.append(i)
-        if len(self.log_at) > 2 * self.n + HEAP_SLACK:
-            self._shorten_log()
+            self.log_at.append(position)
+            self.log_row.append(i)
+            if len(self.log_at) > 2 * self.n + HEAP_SLACK:
+                self._shorten_log()
 
     def _replace(self, i: int, hash_: int) -> None:
         difference = hash_ - self.hash[i]

@@ -32,19 +32,26 @@ class Debts(Settling):
                 if link.brings and link.down.grows:
                     below = link.lane.brings(row, link.down.n)
                     stack.extend((link.down, k) for k in below if link.down.space.valid(k))
-        for here, row, owed in opened:
-            self.touch_below(here, row)
-            if here.is_wall and here.there[row]:
-                self.mark_below(here, row, mark)  # a remembered version is news for who reads it
-            if here.is_source:
-                self.touch(here, row)
-                continue
-            live = here.live.get(row)
-            if live is not None and not here.is_wall:
-                # It was gone and is back while its run goes on: those below owe what it pays.
-                self.mark_below(here, row, live.paying)
-            # A mark reaches those below that exist; who comes into being later asks for it.
-            self.mark(here, row, min(owed, upstream_owed(here, row, every=True)))
+        if self.moved is not None:
+            self.born += [(*each, mark) for each in opened]
+        else:
+            for here, row, owed in opened:
+                self.begin(here, row, owed, mark)
+
+    def begin(self, state: AssetState, i: int, owed: int, mark: int) -> None:
+        """A partition that has come into being owes what it is to owe, and so do those below."""
+        self.touch_below(state, i)
+        if state.is_wall and state.there[i]:
+            self.mark_below(state, i, mark)  # a remembered version is news for who reads it
+        if state.is_source:
+            self.touch(state, i)
+            return
+        live = state.live.get(i)
+        if live is not None and not state.is_wall:
+            # It was gone and is back while its run goes on: those below owe what it pays.
+            self.mark_below(state, i, live.paying)
+        # A mark reaches those below that exist; who comes into being later asks for it.
+        self.mark(state, i, min(owed, upstream_owed(state, i, every=True)))
 
     def _touch_newest(self, state: AssetState) -> None:
         """A partition came or went: look at those that are among the newest now, or no more."""

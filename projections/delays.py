@@ -6,12 +6,7 @@ else follows from it.
 
 from heapq import heappop, heappush
 
-from freshet.engine.events import (
-    Recorded,
-    RunDelayed,
-    RunEnd,
-    RunStarted,
-)
+from freshet.engine.events import Recorded, RunDelayed, RunEnd, RunStarted
 from freshet.projections.projection import Projection, at_the_end
 from freshet.projections.runs import Runs
 from freshet.projections.staleness import Staleness

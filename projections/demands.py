@@ -1,10 +1,6 @@
 """Demands: the backfills there were, the newest last, and which of them were cancelled."""
 
-from freshet.engine.events import (
-    DemandCancelled,
-    Demanded,
-    Recorded,
-)
+from freshet.engine.events import DemandCancelled, Demanded, Recorded
 from freshet.projections.projection import Projection
 
 BACKFILLS_KEPT = 100

@@ -45,12 +45,20 @@ def deploy(debts: Debts, old: Graph, new: Graph, recorded: Recorded) -> None:
         state.plain = is_plain(state)
     debts.now_us = max(debts.now_us, recorded.recorded_at)
     changed = {key for key, spec in new.specs.items() if _differs(old.specs.get(key), spec)}
-    debts.moved = set()
+    # No row owes anything new before all rows are there and those that go have gone: what one owes
+    # must not reach another by way of a row that is on its way out.
+    debts.moved, redefined = set(), []
     for state in debts.order:
         key, above = state.spec.key, {link.up.spec.key for link in state.up}
         if key in changed or above & changed or above & debts.moved:
-            _redefine(debts, state, recorded.position, key in changed)
-    debts.moved = None
+            _fit(debts, state, recorded.position, key in changed)
+            redefined.append(state)
+    debts.moved, born, debts.born = None, debts.born, []
+    for begun, i, owed, mark in born:
+        if begun.exists[i]:
+            debts.begin(begun, i, owed, mark)
+    for state in redefined:
+        _owe(debts, state, recorded.position, state.spec.key in changed)
     for state in judged_anew:
         for i in state.failures:
             debts.touch(state, i)  # what blocked it may pass now
@@ -212,8 +220,8 @@ def _let_tell(debts: Debts) -> None:
                 debts.touch(state, i)
 
 
-def _redefine(debts: Debts, state: AssetState, position: int, changed: bool) -> None:
-    """Fit the rows to the new definition (upstreams first), and let those that changed owe it."""
+def _fit(debts: Debts, state: AssetState, position: int, changed: bool) -> None:
+    """Fit the rows to the new definition, upstreams first."""
     if changed and state.is_source:
         _let_in(debts, state, position)
     state.opened = _opened(debts, state)
@@ -230,6 +238,10 @@ def _redefine(debts: Debts, state: AssetState, position: int, changed: bool) -> 
                 for i in link.lane.brings(j, state.n):
                     if state.space.valid(i):
                         debts.open(state, i, position)
+
+
+def _owe(debts: Debts, state: AssetState, position: int, changed: bool) -> None:
+    """The rows of a definition that changed, or above which one did, owe it."""
     for i in rows_of(state):
         if not state.is_source:
             above = upstream_owed(state, i)

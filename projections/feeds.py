@@ -70,9 +70,10 @@ def let_in(state: AssetState, j: int) -> None:
                 continue
             if i not in here.absorbed:
                 here.absorbed[i] = advanced({}, feeds_of(here, i), 0)
-            before = here.elsewhere.get(i, {})
+            before, progress = here.elsewhere.get(i, {}), here.absorbed[i]
             known = before.get((state.spec.key, key), before.get((state.spec.key, None), 0))
-            here.absorbed[i].setdefault((state.spec.key, key), known)
+            all_ = progress.get((state.spec.key, None), 0)  # when it read whatever partitions came
+            progress.setdefault((state.spec.key, key), max(known, all_))
 
 
 def newest_change(link: Link, i: int) -> int:

@@ -1,10 +1,6 @@
 """Jobs: work that runs have done elsewhere, and that goes on when they are cut off."""
 
-from freshet.engine.events import (
-    JobSubmitted,
-    Recorded,
-    RunStarted,
-)
+from freshet.engine.events import JobSubmitted, Recorded, RunStarted
 from freshet.engine.keys import AssetPartition
 from freshet.engine.parts import Target
 from freshet.projections.projection import Projection, at_the_end

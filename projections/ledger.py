@@ -24,7 +24,6 @@ class Ledger(Projection):
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.states: dict[AssetKey, AssetState] = {}
         self.order: list[AssetState] = []
         """The states, upstream first."""
@@ -57,6 +56,8 @@ class Ledger(Projection):
         """While definitions are deployed: the assets whose partitions came or went. Then each asset
         derives its own, in order, and nothing spreads.
         """
+        self.born: list[tuple[AssetState, int, int, int]] = []
+        """What came into being so far in that: (asset, row, what it owed when it went, mark)."""
         self.cut_offs = 0
         """Debts that turned out to be for nothing new, and were paid without a run."""
         self._wave_until = -NOTHING

@@ -7,11 +7,7 @@ from heapq import heappop, heappush
 
 import msgspec
 
-from freshet.engine.events import (
-    Paused,
-    Recorded,
-    Resumed,
-)
+from freshet.engine.events import Paused, Recorded, Resumed
 from freshet.engine.keys import AssetKey
 from freshet.engine.specs import AssetSpec
 from freshet.projections.projection import Projection

@@ -17,9 +17,8 @@ def at_the_end(fold: Fold) -> dict[type[object], Fold]:
 class Projection:
     """A state of something, folded from the stream. Only `apply` changes it."""
 
-    def __init__(self) -> None:
-        self.folds: dict[type[object], Fold] = {}
-        """By type of event. No other event concerns it."""
+    folds: dict[type[object], Fold]
+    """By type of event. No other event concerns it."""
 
     def heeds(self, kind: type[object]) -> Fold | None:
         """What folds events of this type, if they concern it."""

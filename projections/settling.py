@@ -136,7 +136,7 @@ class Settling(Ledger):
             self.timed.set(Cell(state, i), at)
         else:
             if self.timed.at:
-                self._unlist_timed(state, i)
+                self.timed.drop(Cell(state, i))
             state.set_ready(i, BULK if self.bulk and self._is_bulk(state, i) else LIVE)
             if state not in self.ready:
                 self.ready[state] = None
@@ -152,12 +152,8 @@ class Settling(Ledger):
     def unlist(self, state: AssetState, i: int) -> None:
         """The row is not ready now."""
         if self.timed.at:
-            self._unlist_timed(state, i)
+            self.timed.drop(Cell(state, i))
         if state.ready[i]:
             state.set_ready(i, 0)
             if not state.ready_counts[LIVE] and not state.ready_counts[BULK]:
                 self.ready.pop(state, None)
-
-    def _unlist_timed(self, state: AssetState, i: int) -> None:
-        if self.timed.at:
-            self.timed.drop(Cell(state, i))

@@ -59,7 +59,7 @@ class View:
             raise ValueError(f"event {recorded.position} cannot follow position {self.position}")
         self.position = recorded.position
         self.recorded_at = recorded.recorded_at
-        self.runs.ended = ()
+        self.runs.ended = ()  # what it says is of this event alone
         event = recorded.event
         for fold in self._heeding[type(event)]:
             fold(event, recorded)

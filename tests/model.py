@@ -271,10 +271,10 @@ class Model:
         )
 
     def proceeds_below(self, asset: str) -> bool:
-        downs = [s for s in self.specs.values() if asset in {d.asset for d in s.deps} - {s.key}]
+        downs = [s for s in self.specs.values() if asset in {d.asset for d in s.deps}]
         return any(
             s.policy.on_failure == "proceed"
-            or (not self.is_wall(s.key) and self.proceeds_below(s.key))
+            or (s.key != asset and not self.is_wall(s.key) and self.proceeds_below(s.key))
             for s in downs
         )
 
