@@ -25,8 +25,12 @@ from freshet.engine.sqlite_rows import INSERT, Row, head_of
 ROUNDS = 7
 """Rounds of each side: the median of seven shrugs off three disturbed ones."""
 
+SUBJECTS = 840
+"""Asset partitions that the events are about, in turn: 28 days of 30 assets."""
+
 CONFIGURATION = (
-    "SQLite in WAL mode with synchronous=FULL on the local disk, events of about 300 bytes; raw is"
+    "SQLite in WAL mode with synchronous=FULL on the local disk, events of about 300 bytes, of"
+    f" {SUBJECTS} asset partitions in turn; raw is"
     " the same INSERT into the same columns, indexes and triggers from the thread of the caller,"
     " rows made beforehand and no hash chain; the thread is raw with one trip to a thread of its"
     " own for each transaction"
@@ -62,12 +66,12 @@ def run() -> list[Figure]:
     return found
 
 
-def rates(size: int, times: int) -> list[float]:
+def rates(size: int, times: int, subjects: int = SUBJECTS) -> list[float]:
     """Events per second of Freshet alone, in appends of `size`, round by round."""
 
     async def alone() -> list[float]:
         async with SqliteStream.open(Path("stream.db")) as stream:
-            return [await _ours(stream, size, times) for _ in range(ROUNDS)]
+            return [await _ours(stream, size, times, subjects) for _ in range(ROUNDS)]
 
     return in_a_folder(alone)
 
@@ -119,11 +123,11 @@ async def _compare(
     return sides
 
 
-def _events(size: int, start: int) -> list[Materialized]:
+def _events(size: int, start: int, subjects: int = SUBJECTS) -> list[Materialized]:
     return [
         Materialized(
-            asset=f"analytics/asset_{n % 30}",
-            partition=f"2013-01-{n % 28 + 1:02}",
+            asset=f"analytics/asset_{n % subjects % 30}",
+            partition=f"2013-01-{n % subjects // 30 + 1:02}",
             run=start + 1,
             data_version=f"{n:032x}",
             code_version="5f1d7a84",
@@ -133,8 +137,8 @@ def _events(size: int, start: int) -> list[Materialized]:
     ]
 
 
-async def _ours(stream: SqliteStream, size: int, times: int) -> float:
-    batches = [_events(size, n * size) for n in range(times)]
+async def _ours(stream: SqliteStream, size: int, times: int, subjects: int = SUBJECTS) -> float:
+    batches = [_events(size, n * size, subjects) for n in range(times)]
     began = time.perf_counter()
     for batch in batches:
         await stream.append(batch)

@@ -58,6 +58,10 @@ DURABLE = "SQLite in WAL mode with synchronous=FULL, every event hashed into the
 REACTS = f"the real daemon, values in memory, {DURABLE}"
 NOOP = "no-op materializations"
 ONE, HUNDRED, THOUSAND = (f"events appended {name}" for name in ours.BATCHES)
+ALIKE = tuple(f"events {ours.OF_ONE} appended {name}" for name in ours.BATCHES)
+"""The same of one partition."""
+SPREAD = (ONE, HUNDRED, THOUSAND)
+LEAST = (None, 0.9, 0.9)
 
 STARTS = (
     Pair("less a bare python", "import"),
@@ -154,11 +158,15 @@ DUELS: tuple[Duel, ...] = (
         EVENTSOURCING,
         ours.appends_and_reads,
         (
-            Pair(r"\b1 per call", ONE),
-            Pair(r"\b100 per call, one order", HUNDRED, 0.9),
-            Pair(r"\b100 per call, order within", HUNDRED),
-            Pair(r"\b1,?000 per call, one order", THOUSAND, 0.9),
-            Pair(r"\b1,?000 per call, order within", THOUSAND),
+            *(
+                Pair(rf"\b{size} per call of {many}, {order}", what, bound)
+                for many, whats in (("one aggregate", ALIKE), ("840 aggregates", SPREAD))
+                for size, what in zip(("1", "100", "1,?000"), whats, strict=True)
+                for order, bound in (
+                    ("one order", 0.9 if size != "1" else None),
+                    ("order in", None),
+                )
+            ),
             Pair("read 100,000 events", ours.READ),
         ),
         DURABLE,

@@ -16,6 +16,9 @@ BATCHES = {
 }
 """Events per append, and appends in a round."""
 
+OF_ONE = "of one partition"
+"""Events that are all of one asset partition, so that each index grows at its end alone."""
+
 READ = "read 100,000 events"
 REACTIONS = 200
 STALE = (1000, 5000)
@@ -32,8 +35,12 @@ def appends() -> Samples:
 
 
 def appends_and_reads() -> Samples:
-    """The same; and seconds to read and decode what was appended."""
-    return appends() | {(READ, None): append.reads(100_000, 5)}
+    """The same, also of one partition; and seconds to read and decode what was appended."""
+    of_one: Samples = {
+        (f"events {OF_ONE} appended {name}", None): append.rates(*batch, subjects=1)
+        for name, batch in BATCHES.items()
+    }
+    return appends() | of_one | {(READ, None): append.reads(100_000, 5)}
 
 
 def reactions() -> Samples:

@@ -18,14 +18,10 @@ from freshet.engine.errors import FreshetError, StreamError
 from freshet.engine.events import AnyEvent, Recorded, Unknown
 from freshet.engine.keys import AssetKey
 from freshet.engine.lease import Lease
-from freshet.engine.sqlite_file import create, is_new, may, refusal, start_in_one_hop, writing
+from freshet.engine.pace import Pace
+from freshet.engine.sqlite_file import create, is_new, may, raw, refusal, start_in_one_hop, writing
 from freshet.engine.sqlite_reader import SqliteReader
-from freshet.engine.sqlite_rows import (
-    NotStoredError,
-    Tail,
-    Written,
-    write_group,
-)
+from freshet.engine.sqlite_rows import NotStoredError, Tail, Written, write_group
 from freshet.engine.stream import (
     MAX_BATCH,
     MAX_PENDING,
@@ -52,8 +48,9 @@ class SqliteStream:
     """The writer of a stream, and its readers' view within the same process.
 
     One connection writes, one transaction after the other, each in one hop to its thread and back:
-    what arrives meanwhile is the next one. Nothing is written before the first append. Reading goes
-    through a read-only connection or the ring of recent events. Not thread-safe: one event loop.
+    what arrives meanwhile is the next one. A single append on a quick disk takes no hop. Nothing is
+    written before the first append. Reading goes through a read-only connection or the ring of
+    recent events. Not thread-safe: one event loop.
     """
 
     def __init__(
@@ -71,6 +68,7 @@ class SqliteStream:
         self._recent = Recent(tail.position)
         self._queue: deque[_Waiting] = deque()
         self._pending = 0
+        self._pace = Pace()
         self._busy = False
         """Is a transaction under way, or about to begin?"""
         self._idle = asyncio.Event()
@@ -257,8 +255,20 @@ class SqliteStream:
             return
         self._check_place()
         appends = [waiting.append for waiting in group]
-        work = partial(write_group, self._path, self._tail, self._claimed, appends, self._clock())
-        start_in_one_hop(self._connection, work, partial(self._committed, group))
+        given = self._path, self._tail, self._claimed, appends, self._clock()
+        if len(group) == 1 and self._pace.quick:
+            self._commit_here(group, partial(write_group, *given, raw(self._connection)))
+        else:
+            work = partial(self._pace.timed, write_group, *given)
+            start_in_one_hop(self._connection, work, partial(self._committed, group))
+
+    def _commit_here(self, group: list[_Waiting], work: Callable[[], Written]) -> None:
+        """Commit without a trip to the thread, which may take as long as the commit itself."""
+        try:
+            written, raised = self._pace.timed(work), None
+        except Exception as error:  # recorded: as the failure of the stream and each append
+            written, raised = None, error
+        self._committed(group, written, raised)
 
     async def _connect(self, group: list[_Waiting]) -> None:
         try:

@@ -18,6 +18,7 @@ the benchmarks.
 import argparse
 import gc
 import json
+import math
 import sys
 import tempfile
 import tomllib
@@ -25,11 +26,13 @@ import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import anyio
 
 import freshet as fr
 from freshet.engine import events as e
+from freshet.engine import pace
 from freshet.engine.checkpointing import make
 from freshet.engine.checkpoints import CHECKPOINT, view_of
 from freshet.engine.daemon import daemon
@@ -66,13 +69,17 @@ Counts = dict[str, int]
 # --- the stream ----------------------------------------------------------------------------------
 
 
-async def appended(meter: Meter, number: int) -> Counts:
-    """One durable append of so many events, by a stream that has written before."""
+async def appended(meter: Meter, number: int, *, quick: bool = False) -> Counts:
+    """One durable append of so many events, by a stream that has written before, to a disk that is
+    quick or is not, however busy this machine is.
+    """
     events = [e.SourceChanged(f"s{n % 10}", f"{n}", f"v{n}") for n in range(number)]
-    with tempfile.TemporaryDirectory() as folder:
+    is_quick = patch.object(pace, "QUICK_S", math.inf if quick else 0.0)
+    with tempfile.TemporaryDirectory() as folder, is_quick:
         path = Path(folder) / "stream.db"
         async with SqliteStream.open(path, clock=lambda: START_US) as stream:
-            await stream.append([e.EngineStopped()])
+            for _ in range(1 + pace.TRIALS):
+                await stream.append([e.EngineStopped()])
             with meter.measuring(*OUTSIDE, *INSIDE) as found:
                 await stream.append(events)
     return found
@@ -327,6 +334,7 @@ def grown(*, new: bool) -> Counts:
 def appends(meter: Meter) -> Iterator[tuple[str, Counts]]:
     for number in (1, 100, 1000):
         yield f"append of {number}", _run(partial(appended, meter, number))
+    yield "append of 1, to a quick disk", _run(partial(appended, meter, 1, quick=True))
 
 
 def folds(meter: Meter) -> Iterator[tuple[str, Counts]]:

@@ -136,6 +136,7 @@ LAYERS = (
             "engine.settings",
             "engine.memory",
             "engine.lease",
+            "engine.pace",
             "engine.sqlite_file",
             "engine.sqlite_rows",
             "engine.sqlite_reader",

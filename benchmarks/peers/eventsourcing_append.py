@@ -25,6 +25,9 @@ from said import Side, say, within  # type: ignore[import-not-found]  # beside t
 CASES = {1: 400, 100: 100, 1000: 10}
 """Events per call and calls per round, as many as our own rounds have."""
 
+AGGREGATES = {"one aggregate": 1, "840 aggregates": 840}
+"""Of how many aggregates the events are, in turn: ours are of one partition, and of as many."""
+
 READ = 100_000
 
 SIDE = Side(
@@ -33,28 +36,37 @@ SIDE = Side(
     "append",
     "best",
     "a file database with the library's own settings (WAL, commits synced as SQLite does by "
-    "default); events of about 300 bytes made and serialized before the clock starts, all of one "
-    "aggregate so that its index grows at one end; no application, mapper or notification around "
-    "the recorder; read in one select",
+    "default); events of about 300 bytes made and serialized before the clock starts; of one "
+    "aggregate the index grows at one end, of 840 everywhere; no application, mapper or "
+    "notification around the recorder; read in one select",
 )
 
 Recorder = Any  # of the library, which ships its types only in its own environment
 
 
-def made(count: int) -> list[Any]:
-    """`count` events of an aggregate of their own."""
-    aggregate = uuid4()
-    return [StoredEvent(aggregate, n, "freshet:Materialized", _state(n)) for n in range(count)]
+class Aggregates:
+    """So many aggregates, whose events come in turn."""
+
+    def __init__(self, many: int) -> None:
+        self._ids = [uuid4() for _ in range(many)]
+        self._made = 0
+
+    def events(self, count: int) -> list[Any]:
+        """The next events."""
+        first, self._made, many = self._made, self._made + count, len(self._ids)
+        return [
+            StoredEvent(self._ids[n % many], n // many, "freshet:Materialized", _state(n))
+            for n in range(first, self._made)
+        ]
 
 
-def inserts(recorder: Recorder, size: int, calls: int) -> float:
+def inserts(recorder: Recorder, events: list[Any], size: int) -> float:
     """Events per second of one round."""
-    events = made(size * calls)
     batches = [events[start : start + size] for start in range(0, len(events), size)]
     began = time.perf_counter()
     for batch in batches:
         recorder.insert_events(batch)
-    return size * calls / (time.perf_counter() - began)
+    return len(events) / (time.perf_counter() - began)
 
 
 def reads(select: Callable[[], list[Any]]) -> float:
@@ -70,16 +82,18 @@ def reads(select: Callable[[], list[Any]]) -> float:
 def measure(folder: Path, ordered: bool, rounds: int) -> None:
     """All cases with one recorder: an application's when `ordered`, else that of aggregates."""
     kind = sqlite.SQLiteApplicationRecorder if ordered else sqlite.SQLiteAggregateRecorder
-    name = "one order of all events" if ordered else "order within an aggregate only"
-    found: dict[int, list[float]] = {size: [] for size in CASES}
-    inserting = _opened(kind, folder / f"inserts-{ordered}.db")
-    for _ in range(rounds):
-        for size, calls in CASES.items():
-            found[size].append(inserts(inserting, size, calls))
-    for size, rates in found.items():
-        say(SIDE, f"insert_events, {size} per call, {name}", "/s", rates)
+    name = "one order of all events" if ordered else "order in an aggregate only"
+    for many, count in AGGREGATES.items():
+        found: dict[int, list[float]] = {size: [] for size in CASES}
+        inserting, aggregates = _opened(kind, folder / f"{ordered}-{count}.db"), Aggregates(count)
+        for _ in range(rounds):
+            for size, calls in CASES.items():
+                found[size].append(inserts(inserting, aggregates.events(size * calls), size))
+        inserting.datastore.close()
+        for size, rates in found.items():
+            say(SIDE, f"insert_events, {size} per call of {many}, {name}", "/s", rates)
     reading = _opened(kind, folder / f"reads-{ordered}.db")
-    events = made(READ)
+    events = Aggregates(1).events(READ)
     reading.insert_events(events)
 
     def select() -> list[Any]:
@@ -88,8 +102,7 @@ def measure(folder: Path, ordered: bool, rounds: int) -> None:
         return list(reading.select_events(events[0].originator_id))
 
     say(SIDE, f"read {READ:,} events, {name}", "s", [reads(select) for _ in range(rounds)])
-    for recorder in (inserting, reading):
-        recorder.datastore.close()
+    reading.datastore.close()
 
 
 def _opened(kind: Any, path: Path) -> Recorder:
