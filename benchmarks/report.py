@@ -15,7 +15,7 @@ import msgspec
 
 from benchmarks.case import Figure, Spread
 from benchmarks.peers.environment import python_of
-from benchmarks.pictures import Picture, pictures
+from benchmarks.pictures import OVER_TIME, Picture, pictures
 from benchmarks.results import FOLDER, HERE, Result, bound, quantity, read, where
 
 README = HERE / "README.md"
@@ -123,8 +123,9 @@ def _measured(result: Result) -> Iterator[str]:
     yield f"How: {result.configuration}."
     for side, configuration in result.sides.items():
         yield f"{side}: {configuration}."
-    for case in dict.fromkeys(figure.case for figure in result.figures):
-        figures = [figure for figure in result.figures if figure.case == case]
+    told = [figure for figure in result.figures if figure.counted not in OVER_TIME]  # drawn alone
+    for case in dict.fromkeys(figure.case for figure in told):
+        figures = [figure for figure in told if figure.case == case]
         yield _table(
             (case, "side", "measured", "bound", "", "runs", "min", "median", "p99", "max"),
             [_row(figure) for figure in figures],

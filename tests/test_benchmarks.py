@@ -192,6 +192,14 @@ def test_the_page_is_made_of_results_and_readings() -> None:
     assert report.render({"speed": example()}, written) == PAGE
 
 
+def test_what_goes_over_time_is_drawn_and_no_row() -> None:
+    grown = [Figure("speed", "memory", 50 + n, "MB", size=n, counted="minutes") for n in range(60)]
+    result = msgspec.structs.replace(example(), figures=(*example().figures, *grown))
+    page = report.render({"speed": result}, report.readings("# Speed\n"))
+    assert "memory" not in page
+    assert "results/speed-minutes.svg" in page
+
+
 def test_the_pictures_of_a_result_are_its_distributions_and_its_curves() -> None:
     latency, curve = pictures(example())
     assert latency.lines == (Line("wait (freshet)", (1, 2, 3, 4, 5), (20, 40, 60, 80, 100)),)
