@@ -10,7 +10,7 @@ from freshet.engine.events import Recorded
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.projections.alarms import Alarms
 from freshet.projections.cells import downstream
-from freshet.projections.marks import NOTHING, Keepsake, Live, Marks, Tally
+from freshet.projections.marks import NOTHING, WAITING, Keepsake, Live, Marks, Tally
 from freshet.projections.projection import Projection
 from freshet.projections.states import AssetState
 
@@ -83,20 +83,28 @@ class Ledger(Projection):
 
     def mark(self, state: AssetState, i: int, mark: int) -> None:
         """Push: the row and all below owe `mark`, unless they owe as much already."""
-        stack = [(state, i)]
+        stack, below = [(state, i)], False
         while stack:
             here, row = stack.pop()
-            # Touched even if it owes already: its gate may have been open, and has just shut.
-            self.touch(here, row)
             live = here.live.get(row) if here.live else None
+            owed = here.owed[row]
+            if below and owed == NOTHING and here.plain and live is None:
+                # It reads a row that owes as much, so it waits for that; else nothing of it is new.
+                if here.there[row]:
+                    here.state[row] = WAITING
+            else:
+                # Also if it owes already: its gate may have been open, and has just shut.
+                self.touch(here, row)
             if live is not None:
                 if mark < live.next:
                     self._set_next(live, mark)
-            elif here.owed[row] > mark:
+            elif owed > mark:
                 here.owe(row, mark)
                 if not here.is_wall:
                     for link in here.down:
-                        stack.extend([(link.down, k) for k in link.readers(row)])
+                        for k in link.readers(row):
+                            stack.append((link.down, k))
+            below = True
 
     def _set_next(self, live: Live, mark: int) -> None:
         if mark < NOTHING:

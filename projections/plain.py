@@ -22,15 +22,13 @@ def is_plain(state: AssetState) -> bool:
     )
 
 
-def weigh(state: AssetState, i: int) -> tuple[bool, int, int]:
+def weigh(state: AssetState, i: int) -> tuple[bool, int, int, bool]:
     """Of what a plain row reads: is all of it there, the oldest change that it has not absorbed,
-    and the sum of its versions, which is the row's fingerprint.
+    and the sum of its versions, which is the row's fingerprint. And would a run do something new?
     """
     complete, low, total = True, NOTHING, 0
     for link in state.up:
-        up, shift = link.up, link.shift
-        assert shift is not None
-        j = i + shift
+        up, j = link.up, i + link.shift  # type: ignore[operator]  # a number, as the row is plain
         if j < 0:
             continue  # before the first there is nothing to read
         if j >= up.n:
@@ -39,18 +37,16 @@ def weigh(state: AssetState, i: int) -> tuple[bool, int, int]:
         if not up.there[j]:
             complete = False
         total += up.hash[j]
-        if up.owed[j] < low and not up.is_wall:
-            low = up.owed[j]
-    return complete, low, total & MASK
-
-
-def has_news(state: AssetState, i: int, total: int) -> bool:
-    """Would a run of a plain row with this fingerprint do something new?"""
+        owed = up.owed[j]
+        if owed < low and not up.is_wall:
+            low = owed
+    total &= MASK
     number = state.code[i]
-    return (
+    news = (
         not number
         or not state.there[i]
         or state.consumed[i] != total
         or state.codes[number - 1] != state.spec.code_version
         or i in state.forced
     )
+    return complete, low, total, news

@@ -23,7 +23,7 @@ from freshet.projections.cells import (
 )
 from freshet.projections.ledger import Ledger
 from freshet.projections.marks import BULK, FRESH, LIVE, MISSING, MOVING, NOTHING, STALE, WAITING
-from freshet.projections.plain import has_news, weigh
+from freshet.projections.plain import weigh
 from freshet.projections.states import AssetState
 
 
@@ -49,7 +49,7 @@ class Settling(Ledger):
             state.low, state.high = 1 << 62, -1
 
     def _settle_one(
-        self, state: AssetState, i: int, weighed: tuple[bool, int, int] | None = None
+        self, state: AssetState, i: int, weighed: tuple[bool, int, int, bool] | None = None
     ) -> None:
         """Look at a row; if it is plain, by what it was found to read (`weigh`), if it was."""
         if state.is_source:
@@ -58,9 +58,8 @@ class Settling(Ledger):
         was, owed, runs = state.ready[i], state.owed[i], i in state.live
         owes, open_, news = owed < NOTHING, SHUT, False
         if state.plain and (owes or runs):
-            complete, low, total = weighed or weigh(state, i)
+            complete, low, _, news = weighed or weigh(state, i)
             open_ = OPEN if complete and low > owed and not runs else SHUT
-            news = has_news(state, i, total)
         elif owes or runs:
             open_ = gate(state, i) if not runs else SHUT
             news = must_run(state, i)

@@ -188,7 +188,7 @@ class Staleness(Sightings):
             trial = state.trial if as_decided else target.code_version
             weighed = weigh(state, i) if state.plain else None
             if weighed is not None:
-                _, low, total = weighed
+                _, low, total, _ = weighed
             else:
                 low, total = upstream_owed(state, i), fingerprint(state, i)
             live = Live(recorded.position, state.owed[i], total, trial)
