@@ -243,8 +243,11 @@ class Model:
             if self.is_wall(dep.asset):
                 continue
             if absent:
-                rows = [c for c in wanted if c not in self.version]
-                standings |= set() if wanted else {"stuck"}
+                shape = self.specs[dep.asset].partitions
+                # Of what has no end it reads what there is, and waits for nothing beyond.
+                asked = cells if open_ended(dep.mapping, shape) else wanted
+                rows = [c for c in asked if c not in self.version]
+                standings |= set() if asked else {"stuck"}
                 standings |= {self.standing(c) if c in self.cells else "stuck" for c in rows}
             else:
                 standings |= {self.standing(c) for c in cells if self.eff(c) <= floor}

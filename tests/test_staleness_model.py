@@ -106,6 +106,7 @@ def finish_everything(history: History) -> None:
 @example(seed=250000, size=8, steps=47)  # a new debt by way of a row that the deployment ends
 @example(seed=1000322, size=7, steps=59)  # asked together with what was lazy then and is not now
 @example(seed=6644, size=8, steps=47)  # goes on without its own window before, which is stuck
+@example(seed=2851, size=5, steps=37)  # reads all that there is of windows without an end
 @example(seed=2002580, size=4, steps=47)  # read all partitions of a source that has none any more
 @given(seed=seeds, size=sizes, steps=st.integers(1, 60))
 def test_equal_to_the_model_at_every_position(seed: int, size: int, steps: int) -> None:
