@@ -6,10 +6,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-QUICK_S = 0.002
+QUICK_S = 0.001
 """A commit on a quick disk takes no longer. A trip to a thread and back costs 0.1 ms, about as much
-as a sync there; and for 2 ms the loop may stand still: a decision can take as long.
+as a sync there; and for 1 ms the loop may stand still: a decision can take as long.
 """
+
+FEW_BYTES = 16 * 1024
+"""What is committed without such a trip: so much takes no longer than a small event does."""
 
 TRIALS = 16
 """So many commits in a row have to be quick."""
@@ -28,10 +31,14 @@ class Pace:
         """Were the last commits all quick, so that the next one will be?"""
         return self._trials_left == 0
 
+    def slow_down(self) -> None:
+        """A commit could not be made as quickly as expected."""
+        self._trials_left = TRIALS
+
     def took(self, seconds: float) -> None:
         """A commit took so long."""
         if seconds > QUICK_S:
-            self._trials_left = TRIALS
+            self.slow_down()
         elif self._trials_left:
             self._trials_left -= 1
 

@@ -1,7 +1,6 @@
 """The embedded stream: one SQLite file, one writer with group commit, any number of readers."""
 
 import asyncio
-import os
 import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -12,14 +11,13 @@ from typing import NamedTuple, Self
 
 import aiosqlite
 import anyio
-from anyio.to_thread import run_sync
 
 from freshet.engine.errors import FreshetError, StreamError
 from freshet.engine.events import AnyEvent, Recorded, Unknown
 from freshet.engine.keys import AssetKey
 from freshet.engine.lease import Lease
-from freshet.engine.pace import Pace
-from freshet.engine.sqlite_file import create, is_new, may, raw, refusal, start_in_one_hop, writing
+from freshet.engine.pace import FEW_BYTES, Pace
+from freshet.engine.sqlite_file import be_patient, make_at, raw, refusal, start_in_one_hop, writing
 from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.sqlite_rows import NotStoredError, Tail, Written, write_group
 from freshet.engine.stream import (
@@ -69,6 +67,7 @@ class SqliteStream:
         self._queue: deque[_Waiting] = deque()
         self._pending = 0
         self._pace = Pace()
+        self._patient = True  # does the connection wait for locks?
         self._busy = False
         """Is a transaction under way, or about to begin?"""
         self._idle = asyncio.Event()
@@ -90,7 +89,7 @@ class SqliteStream:
         lease = Lease.take(path)
         stream: Self | None = None
         try:
-            await _prepare_file(path)
+            await make_at(path)
             async with SqliteReader.open(path) as reader:
                 stream = cls(path, reader, await reader.tail(), clock)
                 try:
@@ -254,21 +253,34 @@ class SqliteStream:
             self._connecting = asyncio.create_task(self._connect(group))
             return
         self._check_place()
-        appends = [waiting.append for waiting in group]
-        given = self._path, self._tail, self._claimed, appends, self._clock()
-        if len(group) == 1 and self._pace.quick:
-            self._commit_here(group, partial(write_group, *given, raw(self._connection)))
-        else:
-            work = partial(self._pace.timed, write_group, *given)
+        alone = self._pace.quick and len(group) == 1 and group[0].append.bytes <= FEW_BYTES
+        now = self._clock()
+        if not (alone and self._commit_here(group, now, raw(self._connection))):
+            work = partial(self._write, group, now, True)
             start_in_one_hop(self._connection, work, partial(self._committed, group))
 
-    def _commit_here(self, group: list[_Waiting], work: Callable[[], Written]) -> None:
-        """Commit without a trip to the thread, which may take as long as the commit itself."""
+    def _commit_here(self, group: list[_Waiting], now: int, db: sqlite3.Connection) -> bool:
+        """Commit without a trip to the thread; False if that would have to wait for somebody."""
         try:
-            written, raised = self._pace.timed(work), None
+            written, raised = self._write(group, now, False, db), None
+        except NotStoredError:
+            self._pace.slow_down()
+            return False
         except Exception as error:  # recorded: as the failure of the stream and each append
             written, raised = None, error
         self._committed(group, written, raised)
+        return True
+
+    def _write(
+        self, group: list[_Waiting], now: int, patient: bool, db: sqlite3.Connection
+    ) -> Written:
+        if patient != self._patient:
+            be_patient(db, patient)
+            self._patient = patient
+        appends = [waiting.append for waiting in group]
+        return self._pace.timed(
+            write_group, self._path, self._tail, self._claimed, appends, now, db
+        )
 
     async def _connect(self, group: list[_Waiting]) -> None:
         try:
@@ -341,23 +353,6 @@ class SqliteStream:
             pass  # a courtesy to those who copy the file: all events are safe beside it as well
         finally:
             await self._connection.close()
-
-
-async def _prepare_file(path: Path) -> None:
-    """Make the file if there is none; raise StreamError if it could never be written."""
-    try:
-        if is_new(path):
-            await run_sync(create, path)
-        elif not may(path, os.W_OK):
-            raise StreamError(
-                f"{path} cannot be written", hint="check its permissions; reading works without"
-            )
-    except sqlite3.Error as error:
-        raise refusal(path, error) from error
-    except OSError as error:
-        raise StreamError(
-            f"{path} cannot be created", cause=str(error), hint="check the folder and the disk"
-        ) from error
 
 
 async def _to_the_end(work: Coroutine[object, object, None]) -> None:

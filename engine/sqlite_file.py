@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import aiosqlite
 import anyio
+from anyio.to_thread import run_sync
 
 from freshet.engine.errors import NotRecordedError, StreamError
 
@@ -170,6 +171,28 @@ def start_in_one_hop(
     connection._tx.put_nowait((None, hop))
 
 
+def be_patient(db: sqlite3.Connection, patient: bool) -> None:
+    """Is a statement to wait until another program has unlocked the file, or to fail at once?"""
+    db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS if patient else 0}")
+
+
+async def make_at(path: Path) -> None:
+    """Make the file if there is none; raise StreamError if it could never be written."""
+    try:
+        if is_new(path):
+            await run_sync(create, path)
+        elif not may(path, os.W_OK):
+            raise StreamError(
+                f"{path} cannot be written", hint="check its permissions; reading works without"
+            )
+    except sqlite3.Error as error:
+        raise refusal(path, error) from error
+    except OSError as error:
+        raise StreamError(
+            f"{path} cannot be created", cause=str(error), hint="check the folder and the disk"
+        ) from error
+
+
 async def writing(path: Path) -> aiosqlite.Connection:
     """The connection of the writer; it alone writes and checkpoints."""
     return await _connect(path, "mode=rw", tune_writer)
@@ -179,7 +202,7 @@ def tune_writer(db: sqlite3.Connection) -> None:
     """Set what the writer relies on: durable commits, a bounded write-ahead file. A page of the
     index by subject is written once for many events if it stays in memory, and in the file.
     """
-    db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    be_patient(db, True)
     db.execute("PRAGMA synchronous = FULL")
     db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")

@@ -118,6 +118,11 @@ class Append(msgspec.Struct, frozen=True):
     expected: int | None
     actor: str | None
 
+    @property
+    def bytes(self) -> int:
+        """Of its events, as they are stored."""
+        return sum(len(fact.data) for fact in self.facts)
+
 
 def prepare(
     events: Sequence[AnyEvent | Unknown], key: str | None, expected: int | None, actor: str | None

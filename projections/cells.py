@@ -308,37 +308,6 @@ def owing_rows(link: Link, i: int, limit: int) -> Iterator[int]:
             yield j
 
 
-def standstill(state: AssetState, i: int, open_: int) -> int:
-    """How a row stands that owes, but neither runs nor is listed: see `marks.MOVING`."""
-    if open_ == SHUT or must_run(state, i):
-        if not wanted(state, i):
-            return DEFERRED
-        if open_ != SHUT:
-            return STUCK
-    floor = threshold(state, i)
-    standings: set[int] = set()
-    for link in state.up:
-        up = link.up
-        absent = link.rule == "wait" and open_ == SHUT and is_lacking(link, i)
-        if absent and up.is_wall:
-            return STUCK
-        if up.tells:
-            rows = absent_rows(link, i) if absent else owing_rows(link, i, floor)
-            standings.update(up.stalled[j] for j in rows if up.exists[j])
-            whole = link.whole or link.last  # which reads what there is
-            asked = link.lane.reads(i, up.n) if not whole else () if up.existing else (up.n,)
-            gone = any(j >= up.n or not up.exists[j] for j in asked)
-            standings.update((STUCK,) if gone and absent else ())
-        elif absent or link_owed(link, i) <= floor:
-            standings.add(MOVING)
-    if open_ == SHUT and STUCK in standings:
-        return STUCK
-    for found in (MOVING, DEFERRED):
-        if found in standings:
-            return found
-    return MOVING if open_ == SHUT else STUCK
-
-
 def has_work(state: AssetState, i: int) -> bool:
     """Would a run do something new, now or once what it waits for has moved? Not so of a row that
     owes only what is deferred or stuck upstream, and has gone on without it.

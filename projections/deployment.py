@@ -206,7 +206,8 @@ def _let_tell(debts: Debts) -> None:
     """
     before = [state.tells for state in debts.order]
     for state in debts.order:
-        above = any(link.up.tells for link in state.up if not link.up.is_wall)
+        ups = [link.up for link in state.up if not (link.is_self or link.up.is_wall)]
+        above = any(up.tells for up in ups)
         state.tells = not state.is_wall and (above or not state.is_eager)
         state.told_below = False
     for state in reversed(debts.order):
@@ -216,8 +217,9 @@ def _let_tell(debts: Debts) -> None:
     for state, told in zip(debts.order, before, strict=True):
         if state.tells != told:
             state.stalled = bytearray(state.n)
-            for i in rows_of(state):
-                debts.touch(state, i)
+            for one in (state, *(link.down for link in state.down)):
+                for i in rows_of(one):
+                    debts.touch(one, i)
 
 
 def _fit(debts: Debts, state: AssetState, position: int, changed: bool) -> None:

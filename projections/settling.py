@@ -16,7 +16,6 @@ from freshet.projections.cells import (
     fingerprint,
     gate,
     must_run,
-    standstill,
     upstream_owed,
     wanted,
     wants_itself,
@@ -24,6 +23,7 @@ from freshet.projections.cells import (
 from freshet.projections.ledger import Ledger
 from freshet.projections.marks import BULK, FRESH, LIVE, MISSING, MOVING, NOTHING, STALE, WAITING
 from freshet.projections.plain import weigh
+from freshet.projections.standing import standstill
 from freshet.projections.states import AssetState
 
 
@@ -72,6 +72,8 @@ class Settling(Ledger):
             self._list(state, i, open_)
         else:
             self._cut_off(state, i)
+            if state.tells and owed < state.owed[i] < NOTHING:
+                open_ = gate(state, i)  # it waits for what it owes now
         if not state.there[i]:
             state.state[i] = MISSING
         elif state.owed[i] == NOTHING and not runs:

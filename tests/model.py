@@ -250,7 +250,12 @@ class Model:
                 standings |= set() if asked else {"stuck"}
                 standings |= {self.standing(c) if c in self.cells else "stuck" for c in rows}
             else:
-                standings |= {self.standing(c) for c in cells if self.eff(c) <= floor}
+                skips = dep.missing not in ("", "wait")
+                standings |= {
+                    self.standing(c)
+                    for c in cells
+                    if self.eff(c) <= floor and (not skips or c in self.version or self.coming(c))
+                }
         if gate == "shut" and "stuck" in standings:
             return "stuck"
         for found in ("moving", "deferred"):

@@ -56,8 +56,9 @@ SHAPES: list[Partitions | None] = [
 
 @lru_cache
 def windows_of(shape: Windows) -> list[tuple[str, datetime, datetime]]:
-    """Key, start and end of each window up to the horizon, in UTC."""
-    end = datetime.fromisoformat(shape.end) if shape.end else HORIZON
+    """Key, start and end, in UTC, of each window, without an end of those that begin before the
+    horizon.
+    """
     ticks = []
     here = datetime.fromisoformat(shape.start)
     while here <= HORIZON + timedelta(days=8):
@@ -69,7 +70,9 @@ def windows_of(shape: Windows) -> list[tuple[str, datetime, datetime]]:
             ticks.append((here.date().isoformat(), here))
         here += timedelta(days=1) if shape.every == "day" else timedelta(hours=1)
     found = [(key, start, following) for (key, start), (_, following) in pairwise(ticks)]
-    return [w for w in found if w[2] <= end and w[0] not in shape.exclude]
+    last = datetime.fromisoformat(shape.end) if shape.end else None
+    found = [w for w in found if (w[2] <= last if last else w[1] < HORIZON)]
+    return [w for w in found if w[0] not in shape.exclude]
 
 
 @lru_cache

@@ -8,10 +8,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from freshet.engine import pace, sqlite
+from freshet.engine import pace, sqlite, sqlite_file
 from freshet.engine.errors import FencedError, StreamError
 from freshet.engine.events import SourceChanged
-from freshet.engine.pace import QUICK_S, TRIALS, Pace
+from freshet.engine.pace import FEW_BYTES, QUICK_S, TRIALS, Pace
 from freshet.engine.sqlite import SqliteStream
 from freshet.engine.sqlite_rows import write_group
 
@@ -136,21 +136,44 @@ async def test_an_unknown_outcome_ends_the_stream_without_a_thread_too(
                 await stream.append(news(100))
 
 
-def test_a_locked_file_refuses_one_append_and_takes_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_large_append_goes_to_the_thread(quick: Path, threads: list[bool]) -> None:
+    async with SqliteStream.open(quick) as stream:
+        await warmed_up(stream)
+        await stream.append([news(0)[0]] * 1000)
+        await stream.append([SourceChanged("s", "", "x" * FEW_BYTES)])
+        assert threads == [False] * (TRIALS + 2)
+
+
+async def test_the_loop_does_not_wait_for_the_lock_of_another_program(
+    quick: Path, threads: list[bool]
 ) -> None:
-    monkeypatch.setattr(pace, "QUICK_S", math.inf)
-    monkeypatch.setattr("freshet.engine.sqlite_file.BUSY_TIMEOUT_MS", 10)
-
-    async def appended() -> None:
-        async with SqliteStream.open(tmp_path / "stream.db") as stream:
-            await warmed_up(stream)
-            other = sqlite3.connect(tmp_path / "stream.db", isolation_level=None)
-            other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(StreamError, match="is locked by another program"):
-                await stream.append(news(100))
+    """The append does, in the thread, and the loop turns meanwhile."""
+    async with SqliteStream.open(quick) as stream:
+        await warmed_up(stream)
+        other = sqlite3.connect(quick, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.append, news(100))
+            while len(threads) < TRIALS + 2:  # tried here, then begun in the thread
+                await anyio.sleep(0.001)
+            assert threads == [*[False] * TRIALS, True, False]
+            assert stream.head == TRIALS
             other.execute("ROLLBACK")
-            other.close()
-            assert await stream.append(news(101)) == range(TRIALS + 1, TRIALS + 2)
+        other.close()
+        assert stream.head == TRIALS + 1
+        assert not stream.refusal
 
-    anyio.run(appended)
+
+async def test_a_file_locked_for_long_refuses_one_append_and_takes_the_next(
+    quick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT_MS", 10)
+    async with SqliteStream.open(quick) as stream:
+        await warmed_up(stream)
+        other = sqlite3.connect(quick, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StreamError, match="is locked by another program"):
+            await stream.append(news(100))
+        other.execute("ROLLBACK")
+        other.close()
+        assert await stream.append(news(101)) == range(TRIALS + 1, TRIALS + 2)

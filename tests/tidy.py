@@ -89,6 +89,7 @@ LAYERS = (
             "projections.states",
             "projections.feeds",
             "projections.cells",
+            "projections.standing",
             "projections.plain",
             "projections.kills",
             "projections.alarms",
