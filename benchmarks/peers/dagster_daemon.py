@@ -43,11 +43,20 @@ def running(home: Path, setting: str) -> Iterator[list[int]]:
     os.environ["DAGSTER_PEER_SETTING"] = setting
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with contextlib.ExitStack() as ending:
+        _make_storage(home)
         server = ("dagster", "api", "grpc", "-f", str(GRAPH), "-s", socket)
         daemon = ("dagster-daemon", "run", "-w", "workspace.yaml")
         started = [ending.enter_context(_process(home, command)) for command in (server, daemon)]
         _wait_for_a_look(home)
         yield started
+
+
+def _make_storage(home: Path) -> None:
+    """Its files are there before anybody uses them: two who make them at once spoil them."""
+    with (home / "log").open("ab") as log:
+        script = str(Path(sys.executable).with_name("dagster"))
+        command = [script, "instance", "info"]
+        subprocess.run(command, cwd=home, stdout=log, stderr=log, check=True, timeout=START_S)
 
 
 def _wait_for_a_look(home: Path) -> None:
