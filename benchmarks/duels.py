@@ -61,7 +61,7 @@ ONE, HUNDRED, THOUSAND = (f"events appended {name}" for name in ours.BATCHES)
 ALIKE = tuple(f"events {ours.OF_ONE} appended {name}" for name in ours.BATCHES)
 """The same of one partition."""
 SPREAD = (ONE, HUNDRED, THOUSAND)
-LEAST = (None, 0.9, 0.9)
+"""Of as many partitions as the peer's are of aggregates."""
 
 STARTS = (
     Pair("less a bare python", "import"),

@@ -17,7 +17,7 @@ from freshet.engine.events import AnyEvent, Recorded, Unknown
 from freshet.engine.keys import AssetKey
 from freshet.engine.lease import Lease
 from freshet.engine.pace import FEW_BYTES, Pace
-from freshet.engine.sqlite_file import be_patient, make_at, raw, refusal, start_in_one_hop, writing
+from freshet.engine.sqlite_file import be_patient, ensure, raw, refusal, start_in_one_hop, writing
 from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.sqlite_rows import NotStoredError, Tail, Written, write_group
 from freshet.engine.stream import (
@@ -89,7 +89,7 @@ class SqliteStream:
         lease = Lease.take(path)
         stream: Self | None = None
         try:
-            await make_at(path)
+            await ensure(path)
             async with SqliteReader.open(path) as reader:
                 stream = cls(path, reader, await reader.tail(), clock)
                 try:

@@ -176,8 +176,8 @@ def be_patient(db: sqlite3.Connection, patient: bool) -> None:
     db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS if patient else 0}")
 
 
-async def make_at(path: Path) -> None:
-    """Make the file if there is none; raise StreamError if it could never be written."""
+async def ensure(path: Path) -> None:
+    """Make the file if there is none. Raises StreamError if it could never be written."""
     try:
         if is_new(path):
             await run_sync(create, path)

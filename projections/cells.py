@@ -287,7 +287,7 @@ def holding_rows(link: Link, i: int, floor: int, limit: int) -> Iterator[tuple[i
     """
     up, policy = link.up, link.down.spec.policy
     for j in owing_rows(link, i, limit):
-        if link.rule != "wait" and not (up.there[j] or up.ready[j] or j in up.live):
+        if not matters(link, j):
             continue
         stalled, beyond = up.stalled[j], up.owed[j] > floor
         if stalled == DEFERRED or (beyond and (stalled == STUCK or limit not in up.due.get(j, ()))):
@@ -296,6 +296,12 @@ def holding_rows(link: Link, i: int, floor: int, limit: int) -> Iterator[tuple[i
             yield j, SHUT
         elif policy.on_failure_after_ms:
             yield j, GAPS
+
+
+def matters(link: Link, j: int) -> bool:
+    """Does what row j owes matter over this edge? Not if it may be skipped, and is not coming."""
+    up = link.up
+    return link.rule == "wait" or bool(up.there[j] or up.ready[j] or j in up.live)
 
 
 def owing_rows(link: Link, i: int, limit: int) -> Iterator[int]:

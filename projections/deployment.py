@@ -53,10 +53,11 @@ def deploy(debts: Debts, old: Graph, new: Graph, recorded: Recorded) -> None:
         if key in changed or above & changed or above & debts.moved:
             _fit(debts, state, recorded.position, key in changed)
             redefined.append(state)
-    debts.moved, born, debts.born = None, debts.born, []
-    for begun, i, owed, mark in born:
+    debts.moved = None
+    for begun, i, owed, mark in debts.born:
         if begun.exists[i]:
             debts.begin(begun, i, owed, mark)
+    debts.born.clear()
     for state in redefined:
         _owe(debts, state, recorded.position, state.spec.key in changed)
     for state in judged_anew:

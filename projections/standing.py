@@ -5,6 +5,7 @@ from freshet.projections.cells import (
     absent_rows,
     is_lacking,
     link_owed,
+    matters,
     must_run,
     owing_rows,
     threshold,
@@ -33,7 +34,7 @@ def standstill(state: AssetState, i: int, open_: int) -> int:
             standings.update(up.stalled[j] for j in absent_rows(link, i) if up.exists[j])
             standings.update((STUCK,) if _is_nowhere(link, i) else ())
         elif up.tells:
-            rows = (j for j in owing_rows(link, i, floor) if up.exists[j] and _holds(link, j))
+            rows = (j for j in owing_rows(link, i, floor) if up.exists[j] and matters(link, j))
             standings.update(up.stalled[j] for j in rows)
         elif link_owed(link, i, coming=True) <= floor:
             standings.add(MOVING)
@@ -43,12 +44,6 @@ def standstill(state: AssetState, i: int, open_: int) -> int:
         if found in standings:
             return found
     return MOVING if open_ == SHUT else STUCK
-
-
-def _holds(link: Link, j: int) -> bool:
-    """Does what row j owes matter over this edge? Not if it may be skipped, and is not coming."""
-    up = link.up
-    return link.rule == "wait" or bool(up.there[j] or up.ready[j] or j in up.live)
 
 
 def _is_nowhere(link: Link, i: int) -> bool:

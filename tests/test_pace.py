@@ -3,6 +3,8 @@
 import math
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import anyio
@@ -33,6 +35,26 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     monkeypatch.setattr(sqlite, "write_group", seen_write)
     return seen
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a stream goes whose disk is always quick."""
+    monkeypatch.setattr(pace, "QUICK_S", math.inf)
+    return tmp_path / "stream.db"
+
+
+async def warmed_up(stream: SqliteStream) -> None:
+    for n in range(TRIALS):
+        await stream.append(news(n))
+
+
+@contextmanager
+def another(path: Path, statement: str) -> Iterator[None]:
+    """Another program has the file open meanwhile, after this statement."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(statement)
+        yield
 
 
 def test_a_disk_is_quick_once_it_has_shown_it_and_until_it_is_not() -> None:
@@ -68,12 +90,10 @@ def test_what_fails_counts_for_as_long_as_it_took(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_on_a_quick_disk_one_append_takes_no_thread_and_many_take_one(
-    tmp_path: Path, threads: list[bool], monkeypatch: pytest.MonkeyPatch
+    quick: Path, threads: list[bool]
 ) -> None:
-    monkeypatch.setattr(pace, "QUICK_S", math.inf)
-    async with SqliteStream.open(tmp_path / "stream.db") as stream:
-        for n in range(TRIALS):
-            await stream.append(news(n))
+    async with SqliteStream.open(quick) as stream:
+        await warmed_up(stream)
         assert threads == [False] * TRIALS
         assert await stream.append(news(100)) == range(TRIALS + 1, TRIALS + 2)
         assert threads.pop()
@@ -95,26 +115,13 @@ async def test_on_a_slow_disk_the_loop_never_waits_for_a_sync(
     assert threads == [False] * 3 * TRIALS
 
 
-@pytest.fixture
-async def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a stream goes whose disk is always quick."""
-    monkeypatch.setattr(pace, "QUICK_S", math.inf)
-    return tmp_path / "stream.db"
-
-
-async def warmed_up(stream: SqliteStream) -> None:
-    for n in range(TRIALS):
-        await stream.append(news(n))
-
-
 async def test_who_was_superseded_is_told_so_without_a_thread_too(
     quick: Path, threads: list[bool]
 ) -> None:
     async with SqliteStream.open(quick) as stream:
         await warmed_up(stream)
-        other = sqlite3.connect(quick, isolation_level=None)
-        other.execute("UPDATE lease SET epoch = epoch + 1")
-        other.close()
+        with another(quick, "UPDATE lease SET epoch = epoch + 1"):
+            pass
         for _ in range(2):
             with pytest.raises(FencedError):
                 await stream.append(news(100))
@@ -150,16 +157,13 @@ async def test_the_loop_does_not_wait_for_the_lock_of_another_program(
     """The append does, in the thread, and the loop turns meanwhile."""
     async with SqliteStream.open(quick) as stream:
         await warmed_up(stream)
-        other = sqlite3.connect(quick, isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(stream.append, news(100))
-            while len(threads) < TRIALS + 2:  # tried here, then begun in the thread
-                await anyio.sleep(0.001)
-            assert threads == [*[False] * TRIALS, True, False]
-            assert stream.head == TRIALS
-            other.execute("ROLLBACK")
-        other.close()
+            with another(quick, "BEGIN IMMEDIATE"):
+                tasks.start_soon(stream.append, news(100))
+                while len(threads) < TRIALS + 2:  # tried here, then begun in the thread
+                    await anyio.sleep(0.001)
+                assert threads == [*[False] * TRIALS, True, False]
+                assert stream.head == TRIALS
         assert stream.head == TRIALS + 1
         assert not stream.refusal
 
@@ -170,10 +174,7 @@ async def test_a_file_locked_for_long_refuses_one_append_and_takes_the_next(
     monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT_MS", 10)
     async with SqliteStream.open(quick) as stream:
         await warmed_up(stream)
-        other = sqlite3.connect(quick, isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StreamError, match="is locked by another program"):
+        locked = pytest.raises(StreamError, match="is locked by another program")
+        with another(quick, "BEGIN IMMEDIATE"), locked:
             await stream.append(news(100))
-        other.execute("ROLLBACK")
-        other.close()
         assert await stream.append(news(101)) == range(TRIALS + 1, TRIALS + 2)

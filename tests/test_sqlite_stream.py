@@ -27,6 +27,8 @@ from freshet.engine.sqlite_file import FORMAT
 from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.stream import MAX_BATCH, MAX_PENDING
 
+MIB = 1024 * 1024
+
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parent.parent
@@ -503,6 +505,17 @@ class TestQueue:
 
 
 class TestDisk:
+    async def test_the_write_ahead_file_is_folded_in_before_it_grows_large(
+        self, path: Path
+    ) -> None:
+        """Not so soon that each page is written again for every event, and long before 64 MiB."""
+        wal, sizes = path.with_name("stream.db-wal"), []
+        async with SqliteStream.open(path) as stream:
+            for number in range(60):
+                await stream.append([SourceChanged("s", "", f"{number} {'x' * MIB}")])
+                sizes.append(wal.stat().st_size)
+        assert 12 * MIB < max(sizes) < 24 * MIB
+
     async def test_after_a_failed_write_nothing_more_is_appended_and_nothing_is_lost(
         self, path: Path
     ) -> None:

@@ -3,6 +3,7 @@
 from freshet.engine.events import (
     AnyEvent,
     Demanded,
+    FellDue,
     GraphDeployed,
     Materialized,
     Recorded,
@@ -15,6 +16,7 @@ from freshet.engine.keys import AssetPartition
 from freshet.engine.mappings import All
 from freshet.engine.partitions import daily, static
 from freshet.engine.parts import Target
+from freshet.engine.policies import Eager, MaxLag
 from freshet.engine.reactor import decide
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.projections.view import View
@@ -177,6 +179,32 @@ def test_news_of_an_older_wave_during_a_run_reaches_those_below() -> None:
     fold.finish(run, "u", "2")
     owed = {name: fold.view.staleness.cell(name, "") for name in ("u", "n")}
     assert [cell.owed for cell in owed.values() if cell is not None] == [wave, wave]
+
+
+def test_who_went_on_without_what_was_deferred_waits_when_a_deployment_has_it_move() -> None:
+    """d reads c, which is asked for; far above it a is lazy, until a deployment makes it eager."""
+
+    def made(key: str, *ups: str, lazy: bool = False) -> AssetSpec:
+        policy = MaxLag(1000) if lazy else Eager()
+        return AssetSpec(key, deps=tuple(map(Dependency, ups)), policy=policy)
+
+    def graph(*, lazy: bool) -> GraphDeployed:
+        below = made("b", "a"), made("c", "b", lazy=True), made("d", "c", "s")
+        return GraphDeployed(f"{lazy}", (*sources, made("a", "r", lazy=lazy), *below))
+
+    sources = AssetSpec("r", "source"), AssetSpec("s", "source")
+    fold = Fold(*sources, made("c", "r", lazy=True), made("d", "c", "s"))
+    for source in ("r", "s"):
+        fold.say(SourceChanged(source, "", "1"))
+    fold.say(FellDue((AssetPartition("c"),), "first"))
+    fold.finish(fold.start("c"), "c", "1")
+    fold.finish(fold.start("d"), "d", "1")
+    fold.say(graph(lazy=True))
+    fold.say(FellDue((AssetPartition("c"),), "again"))
+    fold.say(SourceChanged("s", "", "2"))
+    assert fold.startable() == ["d"]
+    fold.say(graph(lazy=False))
+    assert fold.startable() == ["a"]
 
 
 def test_partitions_of_an_asset_take_turns() -> None:
