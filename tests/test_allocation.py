@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from freshet.engine.allocation import ARENAS
 from tests.test_cli import Place
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's arenas are meant")
@@ -58,6 +59,44 @@ def test_what_was_set_for_the_process_is_obeyed() -> None:
     """A threshold above the values: each thread's arena keeps what they took."""
     kept = {"MALLOC_MMAP_THRESHOLD_": "30000000", "MALLOC_TRIM_THRESHOLD_": "60000000"}
     assert grown_mb(GIVE_BACK, **kept) > LARGEST_MB
+
+
+COUNTED = f"""
+import ctypes, sys, threading
+{{before}}
+
+def work():
+    held = [bytearray(10_000) for _ in range(20)]
+    at_once.wait()
+
+at_once = threading.Barrier({THREADS})
+threads = [threading.Thread(target=work) for _ in range({THREADS})]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+told = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, told)
+libc.fclose(told)
+print(open(sys.argv[1]).read().count("<heap nr="))
+"""
+
+
+def arenas(place: Path, before: str, **env: str) -> int:
+    """How many a process has whose threads have held something at once."""
+    command = [sys.executable, "-c", COUNTED.format(before=before), str(place / "told.xml")]
+    done = subprocess.run(
+        command, env={**os.environ, **env}, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+def test_all_threads_share_few_arenas(tmp_path: Path) -> None:
+    """Each more would keep what was once needed in it; the count set for the process is obeyed."""
+    assert arenas(tmp_path, GIVE_BACK) <= ARENAS
+    assert arenas(tmp_path, GIVE_BACK, MALLOC_ARENA_MAX="5") == 5
 
 
 PROJECT = f"""
