@@ -26,6 +26,15 @@ class Columns:
     changes over those. Empty when made.
     """
 
+    __slots__ = (
+        "_heap", "changed_at", "code", "codes", "consumed", "cursor", "cut_at", "cut_debt",
+        "demand", "due", "existing", "exists", "explicit", "failures", "forced", "hash", "high",
+        "kills", "limit", "live", "log_at", "log_row", "low", "made_at", "n", "newest",
+        "newest_row", "opened", "owed", "owes", "ready", "ready_counts", "ready_us",
+        "served_at", "stalled", "started_at", "state", "sums", "there", "total", "touched",
+        "versions", "watched",
+    )  # fmt: skip
+
     def __init__(self) -> None:
         self.exists = bytearray()
         self.there = bytearray()

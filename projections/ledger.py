@@ -10,6 +10,7 @@ from freshet.engine.events import Recorded
 from freshet.engine.keys import AssetKey, AssetPartition, PartitionKey
 from freshet.projections.alarms import Alarms
 from freshet.projections.cells import downstream
+from freshet.projections.lineup import Lineup
 from freshet.projections.marks import NOTHING, WAITING, Keepsake, Live, Marks, Tally
 from freshet.projections.projection import Projection
 from freshet.projections.states import AssetState
@@ -32,7 +33,7 @@ class Ledger(Projection):
         """What is known of asset partitions that are not defined now, should they return."""
         self.ghosts: dict[AssetPartition, Live] = {}
         """Runs of partitions that went away meanwhile."""
-        self.ready: dict[AssetState, None] = {}
+        self.ready = Lineup()
         """Assets that have rows whose policy wants them run and whose gate is open; the one that
         was served last comes last.
         """

@@ -140,7 +140,7 @@ class Settling(Ledger):
                 self.timed.drop(Cell(state, i))
             state.set_ready(i, BULK if self.bulk and self._is_bulk(state, i) else LIVE)
             if state not in self.ready:
-                self.ready[state] = None
+                self.ready.join(state)
                 state.ready_us = self.marks.now[1]
 
     def _is_bulk(self, state: AssetState, i: int) -> bool:
@@ -157,4 +157,4 @@ class Settling(Ledger):
         if state.ready[i]:
             state.set_ready(i, 0)
             if not state.ready_counts[LIVE] and not state.ready_counts[BULK]:
-                self.ready.pop(state, None)
+                self.ready.leave(state)

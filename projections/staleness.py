@@ -210,8 +210,8 @@ class Staleness(Sightings):
             state.cursor = i + 1
             state.served_at = recorded.position
             if state in self.ready:  # served last, so it comes last
-                del self.ready[state]
-                self.ready[state] = None
+                self.ready.leave(state)
+                self.ready.join(state)
             names.append(state.key(i))
         self._runs[recorded.position] = names
 

@@ -29,6 +29,13 @@ from freshet.projections.progress import Progress
 class AssetState(Columns):
     """The rows of one asset, and the sums, counts and minima that its consumers ask for."""
 
+    __slots__ = (
+        "_expected", "absorbed", "adds_keys", "at_once", "bounded", "calendar", "conditional",
+        "down", "elsewhere", "feeds", "followed", "grows", "halfway", "has_holes", "heard",
+        "index", "is_eager", "is_source", "is_wall", "marks", "plain", "reads_changes",
+        "relook", "space", "spec", "stride", "tells", "told_below", "trial", "up", "windows",
+    )  # fmt: skip
+
     def __init__(self, spec: AssetSpec, marks: Marks) -> None:
         super().__init__()
         self.marks = marks
@@ -60,11 +67,13 @@ class AssetState(Columns):
         """Is a row of it looked at as in `plain`?"""
         self.define(spec, space_of(spec.partitions))
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> tuple[None, dict[str, object]]:
         """Without its edges, which lead to every other state, one inside the other: who has all
         states links them anew.
         """
-        return {**self.__dict__, "up": [], "down": [], "feeds": []}
+        names = (*Columns.__slots__, *AssetState.__slots__)
+        kept = {name: getattr(self, name) for name in names}
+        return None, {**kept, "up": [], "down": [], "feeds": []}
 
     def define(self, spec: AssetSpec, space: Space) -> None:
         """Take on a (new) definition and its numbering; rows are left to the caller."""

@@ -1,5 +1,7 @@
 """Turns: who goes first when slots or a pool are scarce, and that nobody waits for ever."""
 
+import random
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -8,7 +10,12 @@ import freshet as fr
 from freshet.engine import events as e
 from freshet.engine import turns
 from freshet.engine.keys import AssetPartition
+from freshet.engine.parts import Target
 from freshet.engine.specs import AssetSpec, Dependency, PoolShare
+from freshet.projections.lineup import Lineup
+from freshet.projections.marks import Marks
+from freshet.projections.states import AssetState
+from freshet.projections.view import View
 from freshet.projections.why import Explanation, explain
 from tests.virtual import World
 
@@ -231,3 +238,61 @@ def test_who_is_held_up_by_that_is_told_for_whom() -> None:
     assert "waits: for room in the pool 'gb', which is kept for heavy" in told
     told = [step.text for step in why(world, "heavy").steps]
     assert any("for room in the pool 'gb', of which " in text for text in told)
+
+
+MANY = 2000
+
+
+@pytest.mark.parametrize("left", [0, 3])
+def test_who_left_the_line_up_costs_no_look(left: int) -> None:
+    """A dict keeps the places of all that were ever in it at once, and a look goes through them:
+    after a wave each decision would cost as much as the wave was wide.
+    """
+    marks = Marks()
+    states = [AssetState(AssetSpec(f"a{number}"), marks) for number in range(MANY)]
+    lineup = Lineup()
+    for state in states:
+        lineup.join(state)
+    full = sys.getsizeof(lineup)
+    for state in states[: MANY - left]:
+        lineup.leave(state)
+    assert list(lineup) == states[MANY - left :]
+    assert sys.getsizeof(lineup) < full / 10
+
+
+def test_a_line_up_is_a_queue_without_doubles() -> None:
+    """Whatever comes and goes: beside a list."""
+    rng, marks = random.Random(7), Marks()
+    states = [AssetState(AssetSpec(f"a{number}"), marks) for number in range(200)]
+    lineup, model = Lineup(), list[AssetState]()
+    for step in range(20_000):
+        state = rng.choice(states[: 200 if step // 2000 % 2 else 5])
+        if rng.random() < 0.5:
+            lineup.join(state)
+            model += [state] if state not in model else []
+        else:
+            lineup.leave(state)
+            model = [one for one in model if one is not state]
+        assert list(lineup) == model
+
+
+def test_the_staleness_keeps_its_line_up_short() -> None:
+    """After a change below which all assets were ready at once."""
+    sources = AssetSpec("s", "source")
+    view = View()
+    specs = [AssetSpec(f"a{number}", deps=(Dependency("s"),)) for number in range(MANY)]
+    happened: list[e.AnyEvent] = [
+        e.GraphDeployed("g", (sources, *specs)),
+        e.SourceChanged("s", "", "1"),
+    ]
+    for number in range(MANY):
+        run = len(happened) + 1
+        target = Target(f"a{number}", "", 2, "0" * 16, "")
+        happened += [e.RunStarted((target,)), e.Materialized(f"a{number}", "", run, "1", "")]
+        happened += [e.RunSucceeded(run)]
+    widest = 0
+    for position, event in enumerate(happened, 1):
+        view.apply(e.Recorded(position, position, event))
+        widest = max(widest, sys.getsizeof(view.staleness.ready))
+    assert not view.staleness.ready
+    assert sys.getsizeof(view.staleness.ready) < widest / 10

@@ -87,6 +87,7 @@ LAYERS = (
             "projections.outlook",
             "projections.columns",
             "projections.states",
+            "projections.lineup",
             "projections.feeds",
             "projections.cells",
             "projections.standing",
