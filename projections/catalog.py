@@ -13,14 +13,13 @@ from freshet.engine.events import (
     OrphanHandled,
     Recorded,
     RolledBack,
-    RunEnd,
-    RunStarted,
     SourceChanged,
 )
 from freshet.engine.keys import AssetKey, AssetPartition
 from freshet.engine.parts import Input
 from freshet.engine.specs import AssetSpec, Metadata
-from freshet.projections.projection import Projection, at_the_end
+from freshet.projections.projection import Projection
+from freshet.projections.runs import Runs
 
 
 class Version(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,19 +58,20 @@ class Version(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Catalog(Projection):
-    """The projection: `definitions` as last deployed, `removed` ones, and counts."""
+    """The projection: `definitions` as last deployed, `removed` ones, and counts. To be folded
+    after runs.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, runs: Runs) -> None:
         self.folds = {
             Materialized: self._materialized,
             RolledBack: self._rolled_back,
             SourceChanged: self._changed,
             Observed: self._changed,
-            RunStarted: self._started,
             GraphDeployed: self._deployed,
             OrphanHandled: self._orphan_handled,
-            **at_the_end(self._ended),
         }
+        self._runs = runs
         self.definitions: dict[AssetKey, AssetSpec] = {}
         self.removed: dict[AssetKey, AssetSpec] = {}
         self.removed_at: dict[AssetKey, int] = {}
@@ -84,7 +84,6 @@ class Catalog(Projection):
         self.changes = 0
         self.rolled_back: dict[AssetPartition, int] = {}
         """Who was rolled back, where, and not built since."""
-        self._live: set[int] = set()
 
     @property
     def unhandled(self) -> list[AssetKey]:
@@ -96,7 +95,7 @@ class Catalog(Projection):
         ]
 
     def _materialized(self, event: Materialized, recorded: Recorded) -> None:
-        if event.run not in self._live:
+        if event.run not in self._runs.live:
             return  # a late result: history, but no news
         self.materializations += 1
         if self.rolled_back:
@@ -107,12 +106,6 @@ class Catalog(Projection):
 
     def _changed(self, event: object, recorded: Recorded) -> None:
         self.changes += 1
-
-    def _started(self, event: RunStarted, recorded: Recorded) -> None:
-        self._live.add(recorded.position)
-
-    def _ended(self, event: RunEnd, recorded: Recorded) -> None:
-        self._live.discard(event.run)
 
     def _deployed(self, event: GraphDeployed, recorded: Recorded) -> None:
         gone = {**self.removed, **self.definitions}

@@ -4,6 +4,7 @@ how many of each kind.
 
 from bisect import bisect_left, insort
 from collections import Counter, deque
+from collections.abc import Sequence
 from statistics import median
 from typing import Literal
 
@@ -130,6 +131,16 @@ class Runs(Projection):
             return None
         return recent.sorted[n - 2 if 3 <= n <= FEW else (9 * n - 1) // 10]
 
+    def _note_time(self, targets: Sequence[Target], time_us: int) -> None:
+        made = {targets[0].asset: 1}
+        if len(targets) > 1:
+            made = Counter(target.asset for target in targets)
+        for asset, partitions in made.items():
+            recent = self._recent.get(asset)
+            if recent is None:
+                recent = self._recent[asset] = Recent()
+            recent.add(time_us // partitions)
+
     def _end(
         self,
         id_: int,
@@ -148,17 +159,9 @@ class Runs(Projection):
         self.ended = run.event.targets
         self.cut_off = outcome == "abandoned"
         self.run_us += duration_us
-        if outcome == "succeeded" and timed:
-            targets = run.event.targets
-            made = {targets[0].asset: 1}
-            if len(targets) > 1:
-                made = Counter(target.asset for target in targets)
-            for asset, partitions in made.items():
-                recent = self._recent.get(asset)
-                if recent is None:
-                    recent = self._recent[asset] = Recent()
-                recent.add(duration_us // partitions)
         if outcome == "succeeded":
+            if timed:
+                self._note_time(run.event.targets, duration_us)
             for target in run.event.targets if self.failed else ():
                 self.failed.pop(AssetPartition(target.asset, target.partition), None)
         if outcome != "failed":

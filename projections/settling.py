@@ -48,17 +48,30 @@ class Settling(Ledger):
                 i = touched.find(1, i + 1, state.high + 1) if i < state.high else -1
             state.low, state.high = 1 << 62, -1
 
-    def _settle_one(
-        self, state: AssetState, i: int, weighed: tuple[bool, int, int, bool] | None = None
-    ) -> None:
-        """Look at a row; if it is plain, by what it was found to read (`weigh`), if it was."""
+    def _set_out(self, state: AssetState, i: int, news: bool) -> None:
+        """As `_settle_one`, of a plain row whose run has just begun."""
+        if state.ready[i] or self.timed.at:
+            self.unlist(state, i)
+        state.state[i] = (STALE if news else WAITING) if state.there[i] else MISSING
+
+    def _come_home(self, state: AssetState, i: int) -> None:
+        """As `_settle_one`, of a row that was just made: nothing that it reads has moved."""
+        if not state.plain or state.owed[i] < NOTHING:
+            self._settle_one(state, i)
+            return
+        state.state[i] = FRESH
+        if state.due:
+            state.due.take(i)
+
+    def _settle_one(self, state: AssetState, i: int) -> None:
+        """Look at a row."""
         if state.is_source:
             state.state[i] = FRESH if state.there[i] else MISSING
             return
         was, owed, runs = state.ready[i], state.owed[i], i in state.live
         owes, open_, news = owed < NOTHING, SHUT, False
         if state.plain and (owes or runs):
-            complete, low, _, news = weighed or weigh(state, i)
+            complete, low, _, news = weigh(state, i)
             open_ = OPEN if complete and low > owed and not runs else SHUT
         elif owes or runs:
             open_ = gate(state, i) if not runs else SHUT

@@ -63,7 +63,7 @@ class Staleness(Sightings):
             Materialized: self._materialized,
             RunSucceeded: self._succeeded,
             RunFailed: self._failed,
-            RunCancelled: self._cancelled,
+            RunCancelled: self._failed,
             RunAbandoned: self._abandoned,
             Demanded: self._demanded,
             FellDue: self._fell_due,
@@ -99,13 +99,17 @@ class Staleness(Sightings):
 
     def cell(self, asset: AssetKey, partition: PartitionKey) -> Cell | None:
         """The asset partition, if it is defined and exists."""
+        row = self._row(asset, partition)
+        return Cell(*row) if row is not None else None
+
+    def _row(self, asset: AssetKey, partition: PartitionKey) -> tuple[AssetState, int] | None:
         state = self.states.get(asset)
         if state is None:
             return None
         i = state.space.ordinal(partition)
         if i is None or i >= state.n or not state.exists[i]:
             return None
-        return Cell(state, i)
+        return state, i
 
     def made_at(self, asset: AssetKey, partition: PartitionKey) -> int:
         """Position of the newest event that states its version, defined or not; 0 for none."""
@@ -123,15 +127,14 @@ class Staleness(Sightings):
         if names is None or name not in names:
             return  # a late result of a run that has ended: history, but no news
         names.remove(name)
-        cell = self._live(event.run, name)
-        if cell is None:
+        found = self._live(event.run, name)
+        if found is None:
             self.drop_ghost(name, event.run)  # it is gone: history, but no news
             return
-        state, i = cell.home, cell.i
-        live = state.live[i]
-        found = version_hash(event.asset, event.partition, event.data_version)
+        state, i, live = found
+        version = version_hash(event.asset, event.partition, event.data_version)
         first = not state.there[i]
-        changed = first or state.hash[i] != found
+        changed = first or state.hash[i] != version
         state.consumed[i] = live.pinned
         state.code[i] = state.code_number(event.code_version)
         state.started_at[i] = event.run
@@ -147,7 +150,7 @@ class Staleness(Sightings):
         if i in state.demand:
             self.satisfy(state, i, min(event.run, rest))
         if changed:
-            state.set_version(i, found, recorded.position)
+            state.set_version(i, version, recorded.position)
         # Those below owe what a run pays, so they will look; but nobody owes a wall's debt, nor
         # that of a run whose reason went away between the decision and its start; and who went on
         # without this partition may owe nothing.
@@ -155,7 +158,7 @@ class Staleness(Sightings):
         if live.paying < NOTHING:
             self.marks.known[live.paying] = self.marks.at[live.paying]
         self._end(state, i, min(live.next, rest))
-        self._settle_one(state, i)  # nothing that it reads has moved
+        self._come_home(state, i)
         if changed and unexpected:
             self.mark_below(state, i, self.wave_of(recorded))
         elif first:
@@ -178,19 +181,18 @@ class Staleness(Sightings):
     def _started(self, event: RunStarted, recorded: Recorded) -> None:
         names = []
         for target in event.targets:
-            cell = self.cell(target.asset, target.partition)
-            if cell is None:
+            row = self._row(target.asset, target.partition)
+            if row is None:
                 continue
-            state, i = cell.home, cell.i
+            state, i = row
             if i in state.live:
                 continue
             as_decided = target.code_version == state.spec.code_version
             trial = state.trial if as_decided else target.code_version
-            weighed = weigh(state, i) if state.plain else None
-            if weighed is not None:
-                _, low, total, _ = weighed
+            if state.plain:
+                _, low, total, news = weigh(state, i)
             else:
-                low, total = upstream_owed(state, i), fingerprint(state, i)
+                low, total, news = upstream_owed(state, i), fingerprint(state, i), False
             live = Live(recorded.position, state.owed[i], total, trial)
             state.live[i] = live
             if state.ready[i] == BULK:
@@ -201,8 +203,10 @@ class Staleness(Sightings):
                 live.feeds = feeds_of(state, i)
             if low < NOTHING:
                 self._set_next(live, low)
-            if len(event.targets) == 1:
-                self._settle_one(state, i, weighed)  # nothing that it reads has moved
+            if state.plain:
+                self._set_out(state, i, news)
+            elif len(event.targets) == 1:
+                self._settle_one(state, i)  # nothing that it reads has moved
             else:
                 self.touch(state, i)
             if not state.there[i]:
@@ -218,18 +222,14 @@ class Staleness(Sightings):
     def _succeeded(self, event: RunSucceeded, recorded: Recorded) -> None:
         self._restore(event.run, None)
 
-    def _failed(self, event: RunFailed, recorded: Recorded) -> None:
-        self._restore(event.run, recorded)
-
-    def _cancelled(self, event: RunCancelled, recorded: Recorded) -> None:
+    def _failed(self, event: RunFailed | RunCancelled, recorded: Recorded) -> None:
         self._restore(event.run, recorded)
 
     def _abandoned(self, event: RunAbandoned, recorded: Recorded) -> None:
         for name in self._runs.get(event.run, ()) if event.killed else ():
-            cell = self._live(event.run, name)
-            if cell is not None:
-                state, i = cell.home, cell.i
-                live = state.live[i]
+            found = self._live(event.run, name)
+            if found is not None:
+                state, i, live = found
                 state.kills[i] = Kills(kills_of(state, i) + 1, live.pinned, live.trial)
         self._restore(event.run, None)
 
@@ -237,8 +237,8 @@ class Staleness(Sightings):
         """How often in a row the engine was killed in runs of what this live run makes, with the
         same inputs and code.
         """
-        cells = [self._live(run, name) for name in self._runs.get(run, ())]
-        return max((kills_of(cell.home, cell.i) for cell in cells if cell is not None), default=0)
+        found = filter(None, (self._live(run, name) for name in self._runs.get(run, ())))
+        return max((kills_of(state, i) for state, i, _ in found), default=0)
 
     def _restore(self, run: int, failed: Recorded | None) -> None:
         """End a run for the rows it did not materialize: each owes again what it set out to pay.
@@ -248,12 +248,11 @@ class Staleness(Sightings):
             self.live_bulk.discard(run)
             self.live_suspects.discard(run)
         for name in self._runs.pop(run, ()):
-            cell = self._live(run, name)
-            if cell is None:
+            found = self._live(run, name)
+            if found is None:
                 self.drop_ghost(name, run)
                 continue
-            state, i = cell.home, cell.i
-            live = state.live[i]
+            state, i, live = found
             # What came meanwhile may be older than what it set out to pay: an upstream that a
             # deployment added, or any news at all if the run had no reason any more.
             owed = min(live.paying, live.next)
@@ -277,10 +276,10 @@ class Staleness(Sightings):
             self._set_next(live, NOTHING)
         self.touch_below(state, i)
 
-    def _live(self, run: int, name: AssetPartition) -> Cell | None:
-        cell = self.cell(*name)
-        live = cell.home.live.get(cell.i) if cell is not None else None
-        return cell if live is not None and live.run == run else None
+    def _live(self, run: int, name: AssetPartition) -> tuple[AssetState, int, Live] | None:
+        row = self._row(*name)
+        live = row[0].live.get(row[1]) if row is not None else None
+        return (*row, live) if row is not None and live is not None and live.run == run else None
 
     # --- wishes -------------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ class View:
         self.circuits = Circuits(self.staleness)
         self.delays = Delays(self.staleness, self.runs)
         self.promises = Promises(self.staleness, self.runs, self.pauses, self.circuits)
-        self.catalog = Catalog()
+        self.catalog = Catalog(self.runs)
         self.checks = Checks()
         self.sensors = Sensors()
         self.backfills = Demands()
