@@ -22,8 +22,8 @@ from freshet.engine.sqlite import SqliteStream
 from freshet.engine.sqlite_file import create, in_one_hop, tune_writer
 from freshet.engine.sqlite_rows import INSERT, Row, head_of
 
-ROUNDS = 7
-"""Rounds of each side: the median of seven shrugs off three disturbed ones."""
+ROUNDS = 15
+"""Rounds of each side: the median of fifteen shrugs off seven disturbed ones."""
 
 SUBJECTS = 840
 """Asset partitions that the events are about, in turn: 28 days of 30 assets."""

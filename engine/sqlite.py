@@ -17,7 +17,15 @@ from freshet.engine.events import AnyEvent, Recorded, Unknown
 from freshet.engine.keys import AssetKey
 from freshet.engine.lease import Lease
 from freshet.engine.pace import FEW_BYTES, Pace
-from freshet.engine.sqlite_file import be_patient, ensure, raw, refusal, start_in_one_hop, writing
+from freshet.engine.sqlite_file import (
+    Place,
+    be_patient,
+    ensure,
+    raw,
+    refusal,
+    start_in_one_hop,
+    writing,
+)
 from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.sqlite_rows import NotStoredError, Tail, Written, write_group
 from freshet.engine.stream import (
@@ -58,7 +66,7 @@ class SqliteStream:
         self._reader = reader
         self._tail = tail
         self._claimed = False
-        self._inode: int | None = None
+        self._place = Place(path)
         self._refused = ("", 0.0)
         self._clock = clock
         self._connection: aiosqlite.Connection | None = None
@@ -70,10 +78,12 @@ class SqliteStream:
         self._patient = True  # does the connection wait for locks?
         self._busy = False
         """Is a transaction under way, or about to begin?"""
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._rested: asyncio.Event | None = None
+        """Told once it is not busy any more, if somebody waits for that."""
         self._turn = anyio.Lock()
         self._room = asyncio.Event()
+        self._crowded = False
+        """Does anybody wait for room?"""
 
     @classmethod
     @asynccontextmanager
@@ -145,14 +155,14 @@ class SqliteStream:
         append = prepare(events, key, expected, actor)
         if self._turn.locked() or not self._fits(append):
             await self._wait_for_room(append)
-        self._refuse_if_ended()
+        if self._recent.closed:
+            raise self._ended()
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[range] = loop.create_future()
         self._queue.append(_Waiting(append, outcome))
         self._pending += len(append.facts)
         if not self._busy:
             self._busy = True
-            self._idle.clear()
             loop.call_soon(self._begin)  # and not now: who appends in the same turn comes along
         return await outcome
 
@@ -202,13 +212,13 @@ class SqliteStream:
         async with self._turn:  # first come, first served, also for large appends
             while not self._fits(append) and not self._recent.closed:
                 self._room.clear()
+                self._crowded = True
                 await self._room.wait()
+            self._crowded = False
 
-    def _refuse_if_ended(self) -> None:
-        if self._recent.failure is not None:
-            raise self._recent.failure.with_traceback(None)  # one error, raised to many
-        if self._recent.closed:
-            raise closed_error()
+    def _ended(self) -> StreamError:
+        failure = self._recent.failure
+        return failure.with_traceback(None) if failure is not None else closed_error()  # to many
 
     def _close(self) -> None:
         self._recent.end()
@@ -216,7 +226,8 @@ class SqliteStream:
 
     async def _rest(self) -> None:
         while self._busy:
-            await self._idle.wait()
+            self._rested = asyncio.Event()
+            await self._rested.wait()
 
     def _drain(self) -> list[_Waiting]:
         group, size = [], 0
@@ -224,14 +235,16 @@ class SqliteStream:
             group.append(self._queue.popleft())
             size += len(group[-1].append.facts)
         self._pending -= size
-        self._room.set()
+        if self._crowded:
+            self._room.set()
         return group
 
     # --- transactions -------------------------------------------------------------------------
 
     def _begin(self) -> None:
         """Commit what waits in one transaction; what arrives meanwhile is the next one."""
-        while group := self._drain():
+        while self._queue:
+            group = self._drain()
             if self._recent.failure is not None:
                 _refuse(group, self._recent.failure)
                 continue
@@ -244,7 +257,8 @@ class SqliteStream:
                     self._begin()  # who waits is refused: nobody may wait for ever
                     raise
         self._busy = False
-        self._idle.set()
+        if self._rested is not None:
+            self._rested.set()
 
     def _start(self, group: list[_Waiting]) -> None:
         if self._connection is None:
@@ -252,7 +266,7 @@ class SqliteStream:
             # it, and wrap no error of the caller. Held, as the loop alone would not hold it.
             self._connecting = asyncio.create_task(self._connect(group))
             return
-        self._check_place()
+        self._place.check()
         alone = self._pace.quick and len(group) == 1 and group[0].append.bytes <= FEW_BYTES
         now = self._clock()
         if not (alone and self._commit_here(group, now, raw(self._connection))):
@@ -316,22 +330,6 @@ class SqliteStream:
             self._recent.publish(written.recorded)
         for waiting, outcome in zip(group, written.outcomes, strict=True):
             _resolve(waiting.outcome, outcome)
-
-    def _check_place(self) -> None:
-        """Is the file that is open still the one at the path? What is written to one that was
-        deleted is lost with this process, and another writer may have begun anew.
-        """
-        inode = self._inode
-        try:
-            self._inode = self._path.stat().st_ino
-        except OSError:
-            self._inode = 0
-        if inode not in (None, self._inode):
-            raise StreamError(
-                f"{self._path} is gone, or is another file now",
-                cause="it was deleted, moved or replaced while it was being written",
-                hint="put it back if you can; then start the daemon again",
-            )
 
     def _not_committed(self, group: list[_Waiting], error: BaseException) -> None:
         if isinstance(error, NotStoredError):

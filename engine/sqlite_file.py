@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -24,6 +25,11 @@ CHECKPOINT_PAGES = 4000
 
 CACHE_KIB = 8192
 """Memory for pages of the stream: four times as much as SQLite takes, for a third more events."""
+
+LOOK_S = 0.05
+"""How long the file counts as the one at its path after a look at that, which costs as much as a
+tenth of a commit on a quick disk. Who deletes it loses all that was in it, and that much more.
+"""
 
 T = TypeVar("T")
 
@@ -132,6 +138,35 @@ def check_format(db: sqlite3.Connection, path: Path) -> None:
             cause="a newer release of Freshet wrote it",
             hint="use that release or a newer one; nothing was changed",
         )
+
+
+class Place:
+    """Whether the file that is open is still the one at its path. What is written to one that was
+    deleted is lost with this process, and another writer may have begun anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inode: int | None = None
+        self._looked_at = -LOOK_S
+
+    def check(self) -> None:
+        """Raise StreamError if it is not, by a look that is no older than `LOOK_S`."""
+        now = monotonic()
+        if now < self._looked_at + LOOK_S:
+            return
+        self._looked_at = now
+        before = self._inode
+        try:
+            self._inode = self._path.stat().st_ino
+        except OSError:
+            self._inode = 0
+        if before not in (None, self._inode):
+            raise StreamError(
+                f"{self._path} is gone, or is another file now",
+                cause="it was deleted, moved or replaced while it was being written",
+                hint="put it back if you can; then start the daemon again",
+            )
 
 
 async def in_one_hop(

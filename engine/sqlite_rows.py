@@ -130,7 +130,11 @@ def _place_group(
     outcomes: list[range | FreshetError] = []
     recorded: list[Recorded] = []
     for append in appends:
-        outcome = _earlier(db, keys, append.key) or conflict(append, position)
+        outcome: range | FreshetError | None = None
+        if append.key is not None:
+            outcome = _earlier(db, keys, append.key)
+        if append.expected is not None:
+            outcome = outcome or conflict(append, position)
         if outcome is None:
             placed = place(append, position + 1, now, epoch)
             previous = _add_rows(append, placed, previous, rows)
@@ -143,9 +147,9 @@ def _place_group(
     return Written(Tail(position, now, previous, epoch), outcomes, recorded)
 
 
-def _earlier(db: sqlite3.Connection, keys: dict[str, range], key: str | None) -> range | None:
-    if key is None or key in keys:
-        return keys.get(key or "")
+def _earlier(db: sqlite3.Connection, keys: dict[str, range], key: str) -> range | None:
+    if key in keys:
+        return keys[key]
     found = db.execute("SELECT position, span FROM events WHERE key = ?", (key,)).fetchone()
     return range(found[0], found[0] + found[1]) if found else None
 

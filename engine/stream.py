@@ -121,7 +121,10 @@ class Append(msgspec.Struct, frozen=True):
     @property
     def bytes(self) -> int:
         """Of its events, as they are stored."""
-        return sum(len(fact.data) for fact in self.facts)
+        size = 0
+        for fact in self.facts:
+            size += len(fact.data)
+        return size
 
 
 def prepare(

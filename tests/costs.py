@@ -32,7 +32,7 @@ import anyio
 
 import freshet as fr
 from freshet.engine import events as e
-from freshet.engine import pace
+from freshet.engine import pace, sqlite_file
 from freshet.engine.checkpointing import make
 from freshet.engine.checkpoints import CHECKPOINT, view_of
 from freshet.engine.daemon import daemon
@@ -71,11 +71,12 @@ Counts = dict[str, int]
 
 async def appended(meter: Meter, number: int, *, quick: bool = False) -> Counts:
     """One durable append of so many events, by a stream that has written before, to a disk that is
-    quick or is not, however busy this machine is.
+    quick or is not, however busy this machine is; the place of the file is looked at.
     """
     events = [e.SourceChanged(f"s{n % 10}", f"{n}", f"v{n}") for n in range(number)]
     is_quick = patch.object(pace, "QUICK_S", math.inf if quick else 0.0)
-    with tempfile.TemporaryDirectory() as folder, is_quick:
+    looks = patch.object(sqlite_file, "LOOK_S", 0.0)
+    with tempfile.TemporaryDirectory() as folder, is_quick, looks:
         path = Path(folder) / "stream.db"
         async with SqliteStream.open(path, clock=lambda: START_US) as stream:
             for _ in range(1 + pace.TRIALS):

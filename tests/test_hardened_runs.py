@@ -11,13 +11,14 @@ import msgspec
 import pytest
 
 import freshet as fr
-from freshet.engine import checkpointing
+from freshet.engine import checkpointing, sqlite_file
 from freshet.engine.errors import DefinitionError, StoreError, StreamError
 from freshet.engine.events import ResultRefused, RunCancelled, RunFailed, SourceChanged
 from freshet.engine.executors import invoke
 from freshet.engine.intents import Intent, Intents
 from freshet.engine.keys import AssetPartition
 from freshet.engine.sqlite import SqliteStream
+from freshet.engine.sqlite_file import LOOK_S, Place
 from freshet.engine.target import load_project
 from tests.engine import Engine, engine, gated
 from tests.test_recovery import began
@@ -194,8 +195,30 @@ async def test_a_stream_whose_file_is_gone_is_written_no_more(tmp_path: Path) ->
         await stream.append([SourceChanged("s", "", "1")])
         for path in tmp_path.glob("stream.db*"):
             path.unlink()
+        await anyio.sleep(2 * LOOK_S)
         with pytest.raises(StreamError, match="is gone, or is another file now"):
             await stream.append([SourceChanged("s", "", "2")])
+
+
+async def test_appends_in_quick_succession_share_a_look_at_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look takes a tenth of a commit on a quick disk."""
+    now, looks, here = [0.0], list[Path](), tmp_path.stat()
+
+    def look(path: Path) -> os.stat_result:
+        looks.append(path)
+        return here
+
+    monkeypatch.setattr(sqlite_file, "monotonic", lambda: now[0])
+    place = Place(tmp_path / "stream.db")
+    monkeypatch.setattr(Path, "stat", look)
+    for _ in range(100):
+        place.check()
+    assert looks == [tmp_path / "stream.db"]
+    now[0] += LOOK_S
+    place.check()
+    assert len(looks) == 2
 
 
 @pytest.mark.parametrize(
