@@ -11,6 +11,7 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
+from freshet.engine import secrets
 from freshet.engine.errors import ConflictError, OutsideError, SensorError, StreamError
 from freshet.engine.events import (
     AnyEvent,
@@ -128,6 +129,20 @@ async def events_of(*steps: Step, **options: Any) -> list[list[AnyEvent | Unknow
 
 async def test_changes_and_cursor_are_one_append() -> None:
     assert await events_of(batch(1), batch(2)) == [[change(1), moved(1)], [change(2), moved(2)]]
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_changes_are_looked_through_only_while_there_are_secrets(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To make each anew takes a third of what a Kafka message costs."""
+    monkeypatch.setattr(secrets, "_known", {})
+    if known:
+        secrets.conceal("a-long-secret")
+    change = SourceChanged("s", "", "1", {"said": "a-long-secret"})
+    found = (await events_of(Batch((change,))))[0][0]
+    assert (found is change) is not known
+    assert found == SourceChanged("s", "", "1", {"said": "***" if known else "a-long-secret"})
 
 
 async def test_a_batch_without_anything_records_nothing() -> None:
