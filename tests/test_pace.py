@@ -26,11 +26,14 @@ def news(version: int) -> list[SourceChanged]:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Of each commit: was it made in the thread of the loop?"""
+    """Of each commit: was it made in the thread of the loop? There none waits for a lock."""
     here, seen = threading.get_ident(), []
 
     def seen_write(*given: object) -> object:
         seen.append(threading.get_ident() == here)
+        *_, db = given
+        assert isinstance(db, sqlite3.Connection)
+        assert bool(db.execute("PRAGMA busy_timeout").fetchone()[0]) is not seen[-1]
         return write_group(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sqlite, "write_group", seen_write)
@@ -166,6 +169,8 @@ async def test_the_loop_does_not_wait_for_the_lock_of_another_program(
                 assert stream.head == TRIALS
         assert stream.head == TRIALS + 1
         assert not stream.refusal
+        await stream.append(news(101))
+        assert not threads[-1], "it has to show again that it is quick"
 
 
 async def test_a_file_locked_for_long_refuses_one_append_and_takes_the_next(

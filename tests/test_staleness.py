@@ -1,5 +1,7 @@
 """Corners of the fold that random histories seldom reach, one small history each."""
 
+from msgspec.structs import replace
+
 from freshet.engine.events import (
     AnyEvent,
     Demanded,
@@ -222,3 +224,30 @@ def test_partitions_of_an_asset_take_turns() -> None:
         fold.finish(fold.start("u", key), "u", f"{number}", key)
         fold.say(SourceChanged("s", "a", f"again {number}"), after_ms=300)
     assert order[:4] == ["a", "b", "c", "a"]
+
+
+def test_what_was_asked_during_a_run_that_paid_it_is_not_asked_later() -> None:
+    """A deployment made the row eager meanwhile; made lazy again, it waits to be asked."""
+    source, lazy = AssetSpec("s", "source"), MaxLag(lag_ms=3_600_000)
+    spec = AssetSpec("a", deps=(Dependency("s"),), policy=lazy)
+    fold = Fold(source, spec)
+    fold.say(SourceChanged("s", "", "1"))
+    fold.say(FellDue((AssetPartition("a"),), "by time"))
+    run = fold.start("a")
+    fold.say(FellDue((AssetPartition("a"),), "by time"))
+    fold.say(GraphDeployed("y", (source, replace(spec, policy=Eager()))))
+    fold.finish(run, "a", "1")
+    fold.say(GraphDeployed("z", (source, spec)))
+    fold.say(SourceChanged("s", "", "2"))
+    assert fold.startable() == []
+
+
+def test_a_late_result_is_counted_nowhere() -> None:
+    """Its run had ended: that is history, but no news."""
+    fold = chain()
+    made = fold.view.catalog.materializations
+    run = fold.start("a")
+    fold.say(RunFailed(run))
+    fold.say(Materialized("a", "", run, "late", ""))
+    assert fold.view.catalog.materializations == made
+    assert fold.view.staleness.made_at("a", "") < run
