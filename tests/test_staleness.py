@@ -18,7 +18,7 @@ from freshet.engine.keys import AssetPartition
 from freshet.engine.mappings import All
 from freshet.engine.partitions import daily, static
 from freshet.engine.parts import Target
-from freshet.engine.policies import Eager, MaxLag
+from freshet.engine.policies import Eager, Manual, MaxLag
 from freshet.engine.reactor import decide
 from freshet.engine.specs import AssetSpec, Dependency
 from freshet.projections.view import View
@@ -227,7 +227,7 @@ def test_partitions_of_an_asset_take_turns() -> None:
 
 
 def test_what_was_asked_during_a_run_that_paid_it_is_not_asked_later() -> None:
-    """A deployment made the row eager meanwhile; made lazy again, it waits to be asked."""
+    """Also of a row that a deployment made eager meanwhile: what runs next says its own reason."""
     source, lazy = AssetSpec("s", "source"), MaxLag(lag_ms=3_600_000)
     spec = AssetSpec("a", deps=(Dependency("s"),), policy=lazy)
     fold = Fold(source, spec)
@@ -237,9 +237,38 @@ def test_what_was_asked_during_a_run_that_paid_it_is_not_asked_later() -> None:
     fold.say(FellDue((AssetPartition("a"),), "by time"))
     fold.say(GraphDeployed("y", (source, replace(spec, policy=Eager()))))
     fold.finish(run, "a", "1")
-    fold.say(GraphDeployed("z", (source, spec)))
     fold.say(SourceChanged("s", "", "2"))
-    assert fold.startable() == []
+    (start,) = decide(fold.view, fold.now, 100).starts
+    assert start.asked == 0
+
+
+def test_nobody_waits_for_what_a_person_has_to_build() -> None:
+    """b reads m, built by hand and behind, and a: it goes on with m as it is."""
+    fold = Fold(
+        AssetSpec("s", "source"),
+        AssetSpec("m", deps=(Dependency("s"),), policy=Manual()),
+        AssetSpec("a", deps=(Dependency("s"),)),
+        AssetSpec("b", deps=(Dependency("m"), Dependency("a"))),
+    )
+    fold.say(SourceChanged("s", "", "1"))
+    for asset in ("m", "a", "b"):
+        fold.finish(fold.start(asset), asset, "1")
+    fold.say(SourceChanged("s", "", "2"), after_ms=1000)
+    assert fold.startable() == ["a"]
+    fold.finish(fold.start("a"), "a", "2")
+    assert fold.startable() == ["b"]
+
+
+def test_what_runs_for_nothing_and_then_has_news_says_so() -> None:
+    """A plain row that owes nothing runs; a change above it makes it wait, and not its run end."""
+    fold = chain()
+    run = fold.start("b")
+    fold.say(SourceChanged("s", "", "2"), after_ms=1000)
+    assert fold.state("b") == ("waiting", "running")
+    fold.finish(run, "b", "b2")
+    assert fold.state("b")[0] == "waiting"
+    fold.finish(fold.start("a"), "a", "a2")
+    assert fold.startable() == ["b"]
 
 
 def test_a_late_result_is_counted_nowhere() -> None:
