@@ -26,6 +26,9 @@ CHECKPOINT_PAGES = 4000
 CACHE_KIB = 8192
 """Memory for pages of the stream: four times as much as SQLite takes, for a third more events."""
 
+READER_CACHE_KIB = 512
+"""The same of a reader: what it is asked for lies anywhere, and the system has it in memory."""
+
 LOOK_S = 0.05
 """How long the file counts as the one at its path after a look at that, which costs as much as a
 tenth of a commit on a quick disk. Who deletes it loses all that was in it, and that much more.
@@ -249,6 +252,7 @@ def tune_writer(db: sqlite3.Connection) -> None:
 def _tune_reader(path: Path, db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     db.execute("PRAGMA wal_autocheckpoint = 0")
+    db.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
     check_format(db, path)
 
 

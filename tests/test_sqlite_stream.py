@@ -23,7 +23,7 @@ from anyio.lowlevel import checkpoint
 from freshet.engine.errors import FencedError, InUseError, StreamError
 from freshet.engine.events import CursorMoved, EngineStopped, Recorded, SourceChanged
 from freshet.engine.sqlite import SqliteStream
-from freshet.engine.sqlite_file import FORMAT
+from freshet.engine.sqlite_file import FORMAT, READER_CACHE_KIB, reading
 from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.stream import MAX_BATCH, MAX_PENDING
 
@@ -703,6 +703,14 @@ class TestDamage:
 
 
 class TestReader:
+    async def test_it_keeps_few_pages_in_memory(self, path: Path) -> None:
+        """SQLite's own 2 MB filled up slowly, in each reader of a daemon."""
+        async with SqliteStream.open(path) as stream:
+            await stream.append([change(1)])
+        async with reading(path) as connection:
+            (found,) = await connection.execute_fetchall("PRAGMA cache_size")
+        assert found[0] == -READER_CACHE_KIB
+
     async def test_a_reader_follows_a_live_writer_without_gaps(self, path: Path) -> None:
         async with SqliteStream.open(path) as stream, SqliteReader.open(path) as reader:
 
