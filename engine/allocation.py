@@ -14,7 +14,7 @@ ARENA_MAX = -8
 """M_ARENA_MAX of glibc's mallopt."""
 
 ARENAS = 2
-"""One for the loop and one for all threads: they take turns at Python's lock as it is."""
+"""Threads, the loop among them, are given one or the other: Python's lock has them take turns."""
 
 LARGE_BYTES = 128 * 1024
 """What is larger is mapped alone: glibc's own value to begin with."""
@@ -22,11 +22,13 @@ LARGE_BYTES = 128 * 1024
 YOUNG = 10_000
 """New objects after which the collector looks at them: Python's own 700 come with two runs."""
 
-OURS_TO_SET = {
-    "MALLOC_MMAP_THRESHOLD_": (MMAP_THRESHOLD, LARGE_BYTES),
-    "MALLOC_ARENA_MAX": (ARENA_MAX, ARENAS),
-}
-"""What is set, unless whoever started the process has set it: they are obeyed."""
+OURS_TO_SET = (
+    ("MALLOC_MMAP_THRESHOLD_", "glibc.malloc.mmap_threshold", MMAP_THRESHOLD, LARGE_BYTES),
+    ("MALLOC_ARENA_MAX", "glibc.malloc.arena_max", ARENA_MAX, ARENAS),
+)
+"""What is set, unless whoever started the process has set it by either name: they are obeyed."""
+
+TUNABLES = "GLIBC_TUNABLES"
 
 
 def give_back() -> None:
@@ -39,9 +41,9 @@ def give_back() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        for name, setting in OURS_TO_SET.items():
-            if name not in os.environ:
-                mallopt(*setting)
+        for name, tunable, parameter, value in OURS_TO_SET:
+            if name not in os.environ and tunable not in os.environ.get(TUNABLES, ""):
+                mallopt(parameter, value)
 
 
 def settle_down() -> None:

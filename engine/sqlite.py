@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,14 @@ from freshet.engine.keys import AssetKey
 from freshet.engine.lease import Lease
 from freshet.engine.pace import FEW_BYTES, Pace
 from freshet.engine.sqlite_file import (
+    LOOK_S,
     Place,
     be_patient,
     ensure,
     raw,
     refusal,
     start_in_one_hop,
+    to_the_end,
     writing,
 )
 from freshet.engine.sqlite_reader import SqliteReader
@@ -67,6 +69,8 @@ class SqliteStream:
         self._tail = tail
         self._claimed = False
         self._place = Place(path)
+        self._look_due: asyncio.TimerHandle | None = None
+        """Set while something is committed since the last look at the place."""
         self._refused = ("", 0.0)
         self._clock = clock
         self._connection: aiosqlite.Connection | None = None
@@ -106,11 +110,11 @@ class SqliteStream:
                     yield stream
                 finally:
                     stream._close()
-                    await _to_the_end(stream._rest())
+                    await to_the_end(stream._rest())
         finally:
             try:
                 if stream is not None:  # last, so that SQLite leaves nothing beside the file
-                    await _to_the_end(stream._disconnect())
+                    await to_the_end(stream._disconnect())
             finally:
                 lease.release()
 
@@ -228,6 +232,9 @@ class SqliteStream:
         while self._busy:
             self._rested = asyncio.Event()
             await self._rested.wait()
+        if self._look_due is not None and self._recent.failure is None:
+            self._look_due.cancel()
+            self._place.look()
 
     def _drain(self) -> list[_Waiting]:
         group, size = [], 0
@@ -266,7 +273,8 @@ class SqliteStream:
             # it, and wrap no error of the caller. Held, as the loop alone would not hold it.
             self._connecting = asyncio.create_task(self._connect(group))
             return
-        self._place.check()
+        if not self._place.check() and self._look_due is None:
+            self._look_due = asyncio.get_running_loop().call_later(LOOK_S, self._look_again)
         alone = self._pace.quick and len(group) == 1 and group[0].append.bytes <= FEW_BYTES
         now = self._clock()
         if not (alone and self._commit_here(group, now, raw(self._connection))):
@@ -295,6 +303,14 @@ class SqliteStream:
         return self._pace.timed(
             write_group, self._path, self._tail, self._claimed, appends, now, db
         )
+
+    def _look_again(self) -> None:
+        """Is what was committed since the last look where it should be? If not, all is told."""
+        self._look_due = None
+        try:
+            self._place.look()
+        except StreamError as error:
+            self._not_committed([], error)
 
     async def _connect(self, group: list[_Waiting]) -> None:
         try:
@@ -351,23 +367,6 @@ class SqliteStream:
             pass  # a courtesy to those who copy the file: all events are safe beside it as well
         finally:
             await self._connection.close()
-
-
-async def _to_the_end(work: Coroutine[object, object, None]) -> None:
-    """Do it all. Who cancels meanwhile is heeded afterwards, also one who knows no shields, as
-    `asyncio.timeout`: while a transaction is under way the connection must not be closed, and as
-    long as that is open nobody else may become the writer.
-    """
-    task, cancelled = asyncio.ensure_future(work), None
-    while not task.done():
-        try:
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled
 
 
 def _resolve(future: asyncio.Future[range], outcome: range | FreshetError) -> None:

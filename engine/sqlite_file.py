@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,8 @@ READER_CACHE_KIB = 512
 
 LOOK_S = 0.05
 """How long the file counts as the one at its path after a look at that, which costs as much as a
-tenth of a commit on a quick disk. Who deletes it loses all that was in it, and that much more.
+tenth of a commit on a quick disk. Who deletes it loses all that was in it, and that much more;
+and is told so that much later.
 """
 
 T = TypeVar("T")
@@ -153,18 +154,24 @@ class Place:
         self._inode: int | None = None
         self._looked_at = -LOOK_S
 
-    def check(self) -> None:
-        """Raise StreamError if it is not, by a look that is no older than `LOOK_S`."""
-        now = monotonic()
-        if now < self._looked_at + LOOK_S:
-            return
-        self._looked_at = now
+    def check(self) -> bool:
+        """Raise StreamError if it is not. A look that is younger than `LOOK_S` is enough: False
+        says that there was no new one, so one is due later.
+        """
+        if monotonic() < self._looked_at + LOOK_S:
+            return False
+        self.look()
+        return True
+
+    def look(self) -> None:
+        """As `check`, by a look now."""
+        self._looked_at = monotonic()
         before = self._inode
         try:
             self._inode = self._path.stat().st_ino
         except OSError:
             self._inode = 0
-        if before not in (None, self._inode):
+        if not self._inode or before not in (None, self._inode):
             raise StreamError(
                 f"{self._path} is gone, or is another file now",
                 cause="it was deleted, moved or replaced while it was being written",
@@ -207,6 +214,23 @@ def start_in_one_hop(
         loop.call_soon_threadsafe(done, result, raised)
 
     connection._tx.put_nowait((None, hop))
+
+
+async def to_the_end(work: Coroutine[object, object, None]) -> None:
+    """Do it all. Who cancels meanwhile is heeded afterwards, also one who knows no shields, as
+    `asyncio.timeout`: while a transaction is under way the connection must not be closed, and as
+    long as that is open nobody else may become the writer.
+    """
+    task, cancelled = asyncio.ensure_future(work), None
+    while not task.done():
+        try:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 def be_patient(db: sqlite3.Connection, patient: bool) -> None:

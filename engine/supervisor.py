@@ -151,7 +151,7 @@ class _Supervised:
             raise ValueError(f"it reports {', '.join(sorted(strange))}, none of its sources")
         if has_secrets():
             _check_silent(batch)
-            changes = [replace(one, metadata=_silent(one.metadata)) for one in changes]
+        changes = [replace(one, metadata=_silent(one.metadata)) for one in changes]
         if self.payloads is not None and any(change.payload for change in changes):
             changes = await self.payloads.put_large(changes)
         events: list[AnyEvent] = [*changes]
@@ -240,7 +240,9 @@ def _check_silent(batch: Batch) -> None:
 
 
 def _silent(metadata: Metadata) -> Metadata:
-    """Metadata without secrets."""
+    """Metadata without secrets, and of our own: what the sensor has may change later."""
+    if not has_secrets():
+        return dict(metadata)
     return {redact(name): with_texts(value, redact) for name, value in metadata.items()}
 
 

@@ -60,8 +60,6 @@ class Settling(Ledger):
             self._settle_one(state, i)
             return
         state.state[i] = FRESH
-        if state.due:
-            state.due.take(i)
 
     def _settle_one(self, state: AssetState, i: int) -> None:
         """Look at a row."""

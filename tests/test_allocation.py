@@ -97,6 +97,7 @@ def test_all_threads_share_few_arenas(tmp_path: Path) -> None:
     """Each more would keep what was once needed in it; the count set for the process is obeyed."""
     assert arenas(tmp_path, GIVE_BACK) <= ARENAS
     assert arenas(tmp_path, GIVE_BACK, MALLOC_ARENA_MAX="5") == 5
+    assert arenas(tmp_path, GIVE_BACK, GLIBC_TUNABLES="glibc.malloc.arena_max=5") == 5
 
 
 PROJECT = f"""

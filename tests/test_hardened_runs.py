@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import freshet as fr
-from freshet.engine import checkpointing, sqlite_file
+from freshet.engine import checkpointing, sqlite, sqlite_file
 from freshet.engine.errors import DefinitionError, StoreError, StreamError
 from freshet.engine.events import ResultRefused, RunCancelled, RunFailed, SourceChanged
 from freshet.engine.executors import invoke
@@ -200,10 +200,54 @@ async def test_a_stream_whose_file_is_gone_is_written_no_more(tmp_path: Path) ->
             await stream.append([SourceChanged("s", "", "2")])
 
 
+GONE = "is gone, or is another file now"
+
+
+async def test_what_was_appended_just_after_the_file_went_is_told_at_the_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long a look counts."""
+    for module in (sqlite, sqlite_file):
+        monkeypatch.setattr(module, "LOOK_S", 3600.0)
+    stream: SqliteStream | None = None
+
+    async def lose_it() -> None:
+        nonlocal stream
+        async with SqliteStream.open(tmp_path / "stream.db") as stream:
+            await appended_after_a_loss(stream)
+
+    with pytest.raises(StreamError, match=GONE):
+        await lose_it()
+    assert stream is not None
+    assert not stream.failure
+
+
+async def test_followers_are_told_that_the_file_is_gone(tmp_path: Path) -> None:
+    async with SqliteStream.open(tmp_path / "stream.db") as stream:
+
+        async def follow() -> None:
+            await appended_after_a_loss(stream)
+            async for _ in stream.follow(2):
+                pass
+
+        with anyio.fail_after(60), pytest.raises(StreamError, match=GONE):
+            await follow()
+        assert stream.failure
+
+
+async def appended_after_a_loss(stream: SqliteStream) -> None:
+    """One event, then the file goes, then one more: refused only if that takes long."""
+    await stream.append([SourceChanged("s", "", "1")])
+    for path in stream.path.parent.glob("stream.db*"):
+        path.unlink()
+    await stream.append([SourceChanged("s", "", "2")])
+
+
 async def test_appends_in_quick_succession_share_a_look_at_the_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A look takes a tenth of a commit on a quick disk."""
+    monkeypatch.setattr(sqlite_file, "LOOK_S", 0.05)
     now, looks, here = [0.0], list[Path](), tmp_path.stat()
 
     def look(path: Path) -> os.stat_result:
