@@ -373,7 +373,8 @@ class Runner:
         spec = order.spec
         if failed.kind == "check":
             # The same value would fail again; but of a batch each is tried alone, at once.
-            return self._clock() if len(order.targets) > 1 else None
+            partitions = {target.partition for target in order.targets}
+            return self._clock() if len(partitions) > 1 else None
         if failed.kind == "fatal":
             return None
         if order.counted >= spec.retries and not failed.passing:

@@ -165,6 +165,9 @@ async def test_a_blocking_check_of_one_output_keeps_all_back_and_is_recorded() -
             "CheckEvaluated",
             "RunFailed",
         ]
+        failed = (await under_test.history(at))[-1].event
+        assert isinstance(failed, RunFailed)
+        assert failed.retry_at is None, "what is always made together is no batch to take apart"
         assert await under_test.version("people") == before
         assert under_test.status("people").state == "stale"
         assert under_test.status("report").state == "waiting"
