@@ -95,7 +95,7 @@ class Loop:
         self._sent = view.position
         self._wake_at: int | None = None
         self._woken = anyio.Event()
-        self._acting = anyio.Lock(fast_acquire=True)  # as a rule it is free
+        self._acting = anyio.Lock()
         self._quiet = anyio.Event()
 
     async def deploy(

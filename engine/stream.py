@@ -6,7 +6,6 @@ from typing import NamedTuple, Protocol
 
 import anyio
 import msgspec
-from anyio.lowlevel import checkpoint
 
 from freshet.engine.codec import encode, type_of
 from freshet.engine.errors import ConflictError, RequestError, StreamError
@@ -237,8 +236,6 @@ async def follow(recent: Recent, read: Read, after: int) -> AsyncIterator[list[R
             batch = await read(position)
             position = batch[-1].position
             yield batch
-            if len(batch) >= MAX_BATCH:
-                await checkpoint()  # who has much to catch up with holds up nobody
         elif recent.failure is not None:
             raise recent.failure.with_traceback(None)  # one error, raised to many
         elif recent.closed:

@@ -317,25 +317,6 @@ class TestFollow:
             tasks.start_soon(stream.append, changes(4, 2))
             assert [item.position for item in await anext(batches)] == [4, 5]
 
-    async def test_a_follower_with_a_backlog_holds_nobody_up(self, stream: EventStream) -> None:
-        """Between two full batches others have a turn, although it has nothing to wait for."""
-        await stream.append([change(n) for n in range(3 * MAX_BATCH)])
-        turns, seen = [0], list[int]()
-
-        async def count() -> None:
-            while True:
-                turns[0] += 1
-                await checkpoint()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(count)
-            async for batch in stream.follow():
-                seen.append(turns[0])
-                if batch[-1].position == stream.head:
-                    break
-            tasks.cancel_scope.cancel()
-        assert seen == sorted(set(seen))
-
     async def test_a_follower_from_beyond_the_head_waits_for_what_lies_after(
         self, stream: EventStream
     ) -> None:
