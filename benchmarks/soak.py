@@ -101,7 +101,10 @@ def figures(seen: Soak) -> list[Figure]:
     cpu_s = seen.samples[-1].cpu_s - seen.samples[0].cpu_s
     return [
         Figure(case, "memory: slope after the warm-up", slope_per_hour(warm, "rss_mb"), "MB/h", 1),
-        Figure(case, "memory: slope of its own pages", slope_per_hour(warm, "uss_mb"), "MB/h"),
+        Figure(
+            case, "memory without that of files: slope", slope_per_hour(warm, "anon_mb"), "MB/h"
+        ),
+        Figure(case, "threads: slope", slope_per_hour(warm, "threads"), "/h"),
         Figure(case, "memory of the workers: slope", slope_per_hour(warm, "workers_mb"), "MB/h"),
         Figure(case, "memory: most", max(one.rss_mb for one in seen.samples), "MB"),
         Figure(case, "biggest WAL", max(one.wal_bytes for one in seen.samples) / MIB, "MiB", 64),

@@ -17,8 +17,8 @@ class Sample(msgspec.Struct, frozen=True):
 
     at_s: float
     rss_mb: float
-    uss_mb: float
-    """Of which nobody else has a page."""
+    anon_mb: float
+    """Of which no file is behind: what it has made itself."""
     workers_mb: float
     workers: int
     checkpointing_mb: float
@@ -45,7 +45,7 @@ class Sampler:
 
     def look(self, at_s: float) -> Sample:
         """How it stands now."""
-        memory = self._process.memory_full_info()
+        memory = self._process.memory_info()
         cpu = self._process.cpu_times()
         workers: list[float] = []
         making = 0.0
@@ -64,7 +64,7 @@ class Sampler:
         return Sample(
             at_s=at_s,
             rss_mb=memory.rss / 1e6,
-            uss_mb=memory.uss / 1e6,
+            anon_mb=(memory.rss - memory.shared) / 1e6,
             workers_mb=sum(workers),
             workers=len(workers),
             checkpointing_mb=making,
