@@ -29,6 +29,7 @@ OURS_TO_SET = (
 """What is set, unless whoever started the process has set it by either name: they are obeyed."""
 
 TUNABLES = "GLIBC_TUNABLES"
+"""The variable that holds glibc's newer names."""
 
 
 def give_back() -> None:

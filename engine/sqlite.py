@@ -221,8 +221,8 @@ class SqliteStream:
             self._crowded = False
 
     def _ended(self) -> StreamError:
-        failure = self._recent.failure
-        return failure.with_traceback(None) if failure is not None else closed_error()  # to many
+        failure = self._recent.failure  # one error, raised to many
+        return failure.with_traceback(None) if failure is not None else closed_error()
 
     def _close(self) -> None:
         self._recent.end()
