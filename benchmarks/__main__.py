@@ -24,7 +24,7 @@ from benchmarks import (
     startup,
     throughput,
 )
-from benchmarks.case import Case
+from benchmarks.case import Case, compile_modules
 from benchmarks.results import FOLDER, Result, result_of, show, write
 
 CASES: dict[str, Case] = {
@@ -57,6 +57,7 @@ def main() -> int:
         "--into", type=Path, default=FOLDER, help="keep results in this folder, not where they are"
     )
     options = parser.parse_args()
+    compile_modules()
     missed = False
     for name in options.cases or [name for name in CASES if name not in ON_DEMAND]:
         result = measure(name)

@@ -2,6 +2,7 @@
 against.
 """
 
+import compileall
 import gc
 import os
 import statistics
@@ -15,6 +16,9 @@ from typing import Protocol, TypeVar
 import anyio
 import msgspec
 
+import freshet
+from freshet import engine as layers
+from freshet import projections, sensors
 from freshet.engine import daemon as engine
 from freshet.engine.allocation import settle_down
 from freshet.engine.project import Project
@@ -163,6 +167,15 @@ def percentile(values: Sequence[float], percent: int) -> float:
     if len(values) == 1 or percent in (0, 100):
         return max(values) if percent else min(values)
     return statistics.quantiles(sorted(values), n=100, method="inclusive")[percent - 1]
+
+
+def compile_modules() -> None:
+    """Compile Freshet's modules, as pip does when it installs them. Run from its sources, with
+    `PYTHONDONTWRITEBYTECODE` set, each process would compile them anew: no peer's do.
+    """
+    for package in (freshet, layers, projections, sensors):
+        for folder in package.__path__:
+            compileall.compile_dir(folder, quiet=1)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import ours, reaction, sizes, staleness
-from benchmarks.case import TIMES, Figure, measured, percentile
+from benchmarks.case import TIMES, Figure, compile_modules, measured, percentile
 from benchmarks.ours import Measure, Samples
 from benchmarks.peers.environment import AIRFLOW, DAGSTER, EVENTSOURCING, PREFECT, python_of
 from benchmarks.peers.hearing import Said, hear, shortened
@@ -221,6 +221,7 @@ def main() -> int:
         "--into", type=Path, default=FOLDER, help="keep results in this folder, not where they are"
     )
     options = parser.parse_args()
+    compile_modules()
     missed = False
     for duel in DUELS:
         if not options.names or duel.name in options.names:

@@ -21,7 +21,7 @@ import anyio
 import msgspec
 
 from benchmarks import soak_project as project
-from benchmarks.case import Figure, percentile
+from benchmarks.case import Figure, compile_modules, percentile
 from benchmarks.soak_samples import Sample, Sampler, slope_per_hour
 from freshet.engine.asking import StatusQuestion
 from freshet.engine.events import Observed, SourceChanged
@@ -367,6 +367,7 @@ def main() -> int:
     parser.add_argument("--place", type=Path, help="a new folder, which stays")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the daemon ends too
+    compile_modules()
     found = run(options.minutes, options.json, options.place)
     for figure in found:
         verdict = {True: "met", False: "NOT MET", None: ""}[figure.met]

@@ -3,6 +3,8 @@
 import os
 import re
 import socket
+import sys
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import msgspec
@@ -16,6 +18,7 @@ from benchmarks.case import (
     Figure,
     Spread,
     compared,
+    compile_modules,
     measured,
     percentile,
     thinned,
@@ -65,6 +68,18 @@ def test_many_samples_are_thinned_to_their_quantiles_with_both_ends() -> None:
     assert len(found) == MOST_SAMPLES
     assert (found[0], found[-1]) == (0, 99_999)
     assert abs(found[MOST_SAMPLES // 2] - 50_000) < 100
+
+
+def test_no_process_that_is_measured_compiles_our_modules(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
+    compile_modules()
+    ours = [one for name, one in sys.modules.items() if name.partition(".")[0] == "freshet"]
+    assert len(ours) > 100
+    for module in ours:
+        assert module.__file__ is not None
+        assert Path(cache_from_source(module.__file__)).exists(), module.__name__
 
 
 def test_a_ratio_is_the_median_of_its_rounds() -> None:
