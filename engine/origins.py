@@ -4,6 +4,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
+from freshet.engine.codec import TYPES, type_of
 from freshet.engine.events import (
     AnyEvent,
     CheckEvaluated,
@@ -43,18 +44,33 @@ Told = Callable[[Any], str]
 Found = Callable[[Any], int | None]
 
 
+def columns_of(event: AnyEvent | Unknown) -> tuple[str, str, int | None]:
+    """What the stream keeps of an event beside its data: its type, its subject, its cause."""
+    known = _COLUMNS.get(type(event))
+    if known is None:
+        return type_of(event), "", None
+    name, told, found = known
+    return name, told(event), found(event) or None
+
+
 def subject_of(event: AnyEvent | Unknown) -> str:
     """What the event is about: asset, `asset@partition`, sensor or scope; indexed in the stream."""
-    told = _SUBJECTS.get(type(event))
-    return told(event) if told is not None else ""
+    return columns_of(event)[1]
 
 
 def cause_of(event: AnyEvent | Unknown) -> int | None:
     """The earlier event that led to this one: the debt of a run, the run of a result,
     the pause that is over.
     """
-    found = _CAUSES.get(type(event))
-    return (found(event) or None) if found is not None else None
+    return columns_of(event)[2]
+
+
+def _nothing(event: Any) -> str:
+    return ""
+
+
+def _none(event: Any) -> None:
+    return None
 
 
 def _one(event: Any) -> str:
@@ -75,7 +91,6 @@ def _oldest_debt(event: RunStarted) -> int:
 
 _ENDS = (RunSucceeded, RunFailed, RunDelayed, RunCancelled, RunAbandoned)
 
-# Tables, as each event that is appended is looked up in both.
 _SUBJECTS: dict[type[object], Told] = {
     **dict.fromkeys(
         (
@@ -104,4 +119,10 @@ _CAUSES: dict[type[object], Found] = {
     OrphanHandled: attrgetter("removed_at"),
     Resumed: attrgetter("pause"),
     **dict.fromkeys((FreshnessAtRisk, FreshnessBreached), attrgetter("owed")),
+}
+
+# One table, as each event that is appended is looked up in it.
+_COLUMNS: dict[type[object], tuple[str, Told, Found]] = {
+    kind: (name, _SUBJECTS.get(kind, _nothing), _CAUSES.get(kind, _none))
+    for name, kind in TYPES.items()
 }

@@ -24,23 +24,22 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._trials_left = TRIALS
-
-    @property
-    def quick(self) -> bool:
+        self.quick = False
         """Were the last commits all quick, so that the next one will be?"""
-        return self._trials_left == 0
+        self._trials_left = TRIALS
 
     def slow_down(self) -> None:
         """A commit could not be made as quickly as expected."""
+        self.quick = False
         self._trials_left = TRIALS
 
     def took(self, seconds: float) -> None:
         """A commit took so long."""
         if seconds > QUICK_S:
             self.slow_down()
-        elif self._trials_left:
+        elif not self.quick:
             self._trials_left -= 1
+            self.quick = not self._trials_left
 
     def timed(self, work: Callable[..., T], *given: object) -> T:
         """Do this work, and note how long it takes, also if it fails."""

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import aiosqlite
 import anyio
+import msgspec
 
 from freshet.engine.errors import FreshetError, StreamError
 from freshet.engine.events import AnyEvent, Recorded, Unknown
@@ -23,9 +24,9 @@ from freshet.engine.sqlite_file import (
     be_patient,
     ensure,
     raw,
-    refusal,
     start_in_one_hop,
     to_the_end,
+    unknown_outcome,
     writing,
 )
 from freshet.engine.sqlite_reader import SqliteReader
@@ -47,7 +48,7 @@ second, so this is no older while it lasts.
 """
 
 
-class _Waiting(NamedTuple):
+class _Waiting(msgspec.Struct, frozen=True):
     append: Append
     outcome: asyncio.Future[range]
 
@@ -256,8 +257,8 @@ class SqliteStream:
                 _refuse(group, self._recent.failure)
                 continue
             try:
-                self._start(group)
-                return
+                if not self._start(group):
+                    return
             except BaseException as error:  # recorded: as the failure of the stream and each append
                 self._not_committed(group, error)
                 if not isinstance(error, Exception):
@@ -267,24 +268,30 @@ class SqliteStream:
         if self._rested is not None:
             self._rested.set()
 
-    def _start(self, group: list[_Waiting]) -> None:
+    def _start(self, group: list[_Waiting]) -> bool:
+        """Have a group committed; is that over already?"""
         if self._connection is None:
             # A task of its own and not of a task group: it must outlive any cancellation around
             # it, and wrap no error of the caller. Held, as the loop alone would not hold it.
             self._connecting = asyncio.create_task(self._connect(group))
-            return
-        if not self._place.check() and self._look_due is None:
+            return False
+        if self._look_due is None and not self._place.check():
             self._look_due = asyncio.get_running_loop().call_later(LOOK_S, self._look_again)
         alone = self._pace.quick and len(group) == 1 and group[0].append.bytes <= FEW_BYTES
-        now = self._clock()
-        if not (alone and self._commit_here(group, now, raw(self._connection))):
-            work = partial(self._write, group, now, True)
-            start_in_one_hop(self._connection, work, partial(self._committed, group))
+        if alone and self._commit_here(group, raw(self._connection)):
+            return True
+        self._send(self._connection, group)
+        return False
 
-    def _commit_here(self, group: list[_Waiting], now: int, db: sqlite3.Connection) -> bool:
+    def _send(self, connection: aiosqlite.Connection, group: list[_Waiting]) -> None:
+        """Have it committed in the thread."""
+        work = partial(self._write, group, self._clock(), True)
+        start_in_one_hop(connection, work, partial(self._came_back, group))
+
+    def _commit_here(self, group: list[_Waiting], db: sqlite3.Connection) -> bool:
         """Commit without a trip to the thread; False if that would have to wait for somebody."""
         try:
-            written, raised = self._write(group, now, False, db), None
+            written, raised = self._write(group, self._clock(), False, db), None
         except NotStoredError:
             self._pace.slow_down()
             return False
@@ -315,17 +322,27 @@ class SqliteStream:
     async def _connect(self, group: list[_Waiting]) -> None:
         try:
             self._connection = await writing(self._path)
-            self._start(group)
+            self._place.check()
+            self._send(self._connection, group)
         except BaseException as error:  # recorded: as the failure of the stream and each append
             self._not_committed(group, error)
             self._begin()
             if not isinstance(error, Exception):
                 raise
 
+    def _came_back(
+        self, group: list[_Waiting], written: Written | None, error: BaseException | None
+    ) -> None:
+        """From the thread; go on, whatever happens here."""
+        try:
+            self._committed(group, written, error)
+        finally:
+            self._begin()
+
     def _committed(
         self, group: list[_Waiting], written: Written | None, error: BaseException | None
     ) -> None:
-        """The transaction is over: tell who waited, and go on, whatever happens here."""
+        """The transaction is over: tell who waited."""
         try:
             if written is None:
                 self._not_committed(group, error or RuntimeError("the transaction said nothing"))
@@ -335,8 +352,6 @@ class SqliteStream:
             self._not_committed(group, wrong)
             if not isinstance(wrong, Exception):
                 raise
-        finally:
-            self._begin()
 
     def _tell(self, group: list[_Waiting], written: Written) -> None:
         self._tail = written.tail
@@ -353,7 +368,7 @@ class SqliteStream:
             # By the loop's own clock: in a callback, which is no task, anyio may not know its loop.
             self._refused = (said, asyncio.get_running_loop().time())
             return _refuse(group, error.refusal)
-        failure = error if isinstance(error, StreamError) else _unknown_outcome(self._path, error)
+        failure = error if isinstance(error, StreamError) else unknown_outcome(self._path, error)
         self._recent.end(failure)
         _refuse(group, failure)
 
@@ -381,12 +396,3 @@ def _resolve(future: asyncio.Future[range], outcome: range | FreshetError) -> No
 def _refuse(group: list[_Waiting], error: StreamError) -> None:
     for waiting in group:
         _resolve(waiting.outcome, error)
-
-
-def _unknown_outcome(path: Path, error: BaseException) -> StreamError:
-    shown = refusal(path, error) if isinstance(error, sqlite3.Error) else None
-    return StreamError(
-        f"{path}: it is unknown whether the last events were recorded; nothing more is written",
-        cause=shown.cause if shown else repr(error),
-        hint="start again: what is in the stream then is what counts",
-    )

@@ -364,3 +364,13 @@ def refusal(path: Path, error: sqlite3.Error) -> StreamError:
     return StreamError(
         f"{path} cannot be used", cause=seen, hint="check the disk and the permissions"
     )
+
+
+def unknown_outcome(path: Path, error: BaseException) -> StreamError:
+    """What is raised after an error that leaves open what was recorded."""
+    shown = refusal(path, error) if isinstance(error, sqlite3.Error) else None
+    return StreamError(
+        f"{path}: it is unknown whether the last events were recorded; nothing more is written",
+        cause=shown.cause if shown else repr(error),
+        hint="start again: what is in the stream then is what counts",
+    )

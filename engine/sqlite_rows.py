@@ -4,9 +4,9 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import chain as joined
 from pathlib import Path
 from socket import gethostname
-from typing import NamedTuple
 
 import msgspec
 
@@ -17,6 +17,8 @@ from freshet.engine.keys import AssetKey
 from freshet.engine.sqlite_file import damaged, refusal
 from freshet.engine.stream import MAX_BATCH, Append, conflict, move_cursor, place
 
+CURSOR_MOVED = CursorMoved.__name__
+
 GENESIS = bytes(16)
 """The hash before the first event."""
 
@@ -26,7 +28,21 @@ NOT_STORED = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 COLUMNS = (
     "position, recorded_at, type, subject, key, span, cause, actor, epoch, CAST(data AS BLOB), hash"
 )
-INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?)"
+PLACES = "(?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?)"
+INSERT = f"INSERT INTO events VALUES {PLACES}"
+
+FEW_ROWS = 4
+"""So many rows of one append are written by one statement, which is a transaction of its own: one
+call of SQLite instead of four. Most appends are of one or two.
+"""
+
+INSERT_FEW = tuple(
+    f"INSERT INTO events SELECT * FROM (VALUES {', '.join([PLACES] * count)})"
+    " WHERE (SELECT epoch FROM lease) = ?"
+    for count in range(1, FEW_ROWS + 1)
+)
+"""By the number of rows, less one. Nothing is inserted if another writer took over."""
+
 SELECT = f"SELECT {COLUMNS} FROM events WHERE position BETWEEN ? AND ? ORDER BY position"
 SELECT_SUBJECT = f"""
 SELECT {COLUMNS}, (SELECT hash FROM events AS before WHERE before.position = events.position - 1)
@@ -49,7 +65,7 @@ Row = tuple[int, int, str, str, str | None, int | None, int | None, str | None, 
 _pack = msgspec.msgpack.Encoder().encode
 
 
-class Tail(NamedTuple):
+class Tail(msgspec.Struct, frozen=True):
     """Where the next event goes: the last position, time and hash, and the epoch as last seen."""
 
     position: int
@@ -63,7 +79,7 @@ def chain(previous: bytes, content: Content) -> bytes:
     return blake2b(previous + _pack(content), digest_size=16).digest()
 
 
-class Written(NamedTuple):
+class Written(msgspec.Struct, frozen=True):
     """What a transaction did: where the next event goes, one outcome per append, the new events."""
 
     tail: Tail
@@ -88,6 +104,10 @@ def write_group(
     NotStoredError, or an error of SQLite after which it is unknown what was recorded.
     """
     try:
+        if claimed and len(appends) == 1:
+            written = _write_few(db, tail, appends[0], max(now, tail.recorded_at))
+            if written is not None:
+                return written
         db.execute("BEGIN IMMEDIATE")
         _check_epoch(db, path, tail)
         epoch = tail.epoch if claimed else tail.epoch + 1
@@ -95,7 +115,7 @@ def write_group(
         written = _place_group(db, tail, epoch, appends, max(now, tail.recorded_at), rows)
         if not rows:
             db.execute("ROLLBACK")
-            return written._replace(tail=tail)
+            return Written(tail, written.outcomes, [])
         if not claimed:
             who = (epoch, os.getpid(), gethostname())
             db.execute("UPDATE lease SET epoch = ?, pid = ?, host = ?", who)
@@ -110,6 +130,26 @@ def write_group(
         db.execute("ROLLBACK")
         raise
     return written
+
+
+def _write_few(db: sqlite3.Connection, tail: Tail, append: Append, now: int) -> Written | None:
+    """Commit an append by one statement. None: nothing was done, as it takes more than that, or
+    there is something to refuse.
+    """
+    facts, position = append.facts, tail.position
+    if append.key is not None or not 0 < len(facts) <= FEW_ROWS or conflict(append, position):
+        return None
+    for fact in facts:
+        if fact.type == CURSOR_MOVED:  # moves the stored cursor as well
+            return None
+    rows: list[Row] = []
+    placed = place(append, position + 1, now, tail.epoch)
+    last = _add_rows(append, placed, tail.hash, rows)
+    given = (*joined.from_iterable(rows), tail.epoch)
+    if db.execute(INSERT_FEW[len(rows) - 1], given).rowcount != len(rows):
+        return None
+    head = position + len(rows)
+    return Written(Tail(head, now, last, tail.epoch), [range(position + 1, head + 1)], placed)
 
 
 def _check_epoch(db: sqlite3.Connection, path: Path, tail: Tail) -> None:
@@ -156,10 +196,10 @@ def _earlier(db: sqlite3.Connection, keys: dict[str, range], key: str) -> range 
 
 def _add_rows(append: Append, placed: list[Recorded], previous: bytes, rows: list[Row]) -> bytes:
     span = len(placed) if append.key is not None else None
-    for item, (_, type_, subject, cause, data) in zip(placed, append.facts, strict=True):
+    for item, fact in zip(placed, append.facts, strict=True):
         content: Content = (
-            item.position, item.recorded_at, type_, subject, item.key,
-            span, cause, item.actor, item.epoch, data,
+            item.position, item.recorded_at, fact.type, fact.subject, item.key,
+            span, item.cause, item.actor, item.epoch, fact.data,
         )  # fmt: skip
         previous = chain(previous, content)
         rows.append((*content, previous))

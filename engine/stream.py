@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import anyio
 import msgspec
 
-from freshet.engine.codec import encode, type_of
+from freshet.engine.codec import encode
 from freshet.engine.errors import ConflictError, RequestError, StreamError
 from freshet.engine.events import (
     AnyEvent,
@@ -16,7 +16,7 @@ from freshet.engine.events import (
     Unknown,
 )
 from freshet.engine.keys import AssetKey
-from freshet.engine.origins import cause_of, subject_of
+from freshet.engine.origins import columns_of
 
 MAX_BATCH = 1000
 """Events handed to a follower, or committed, at once: enough to amortise, few enough to respond."""
@@ -100,7 +100,7 @@ def wall_clock() -> int:
     return time.time_ns() // 1000
 
 
-class Fact(NamedTuple):
+class Fact(msgspec.Struct, frozen=True):
     """One event made ready to be stored: everything about it that does not depend on its place."""
 
     event: AnyEvent | Unknown
@@ -175,7 +175,7 @@ def place(append: Append, first: int, recorded_at: int, epoch: int) -> list[Reco
     key, actor = append.key, append.actor
     placed = []
     for position, fact in enumerate(append.facts, first):
-        placed.append(Recorded(position, recorded_at, fact[0], fact[3], actor, key, epoch))
+        placed.append(Recorded(position, recorded_at, fact.event, fact.cause, actor, key, epoch))
         key = None
     return placed
 
@@ -260,17 +260,17 @@ def closed_error() -> StreamError:
 
 def _fact(event: AnyEvent | Unknown) -> Fact:
     data = encode(event)
-    cause = cause_of(event)
+    type_, subject, cause = columns_of(event)
     if cause is not None and not 0 < cause <= MAX_INTEGER:
-        raise RequestError(f"{type_of(event)} names {cause} as its cause, which is no position")
+        raise RequestError(f"{type_} names {cause} as its cause, which is no position")
     if len(data) > MAX_EVENT_BYTES:
         raise RequestError(
-            f"{type_of(event)} has {len(data)} bytes, more than {MAX_EVENT_BYTES}",
+            f"{type_} has {len(data)} bytes, more than {MAX_EVENT_BYTES}",
             hint="store large values in a store, and only their version in the stream",
         )
     if isinstance(event, Unknown):
         _check_unknown(event)
-    return Fact(event, type_of(event), subject_of(event), cause, data)
+    return Fact(event, type_, subject, cause, data)
 
 
 def _check_unknown(event: Unknown) -> None:

@@ -25,6 +25,8 @@ OURS = tuple(
 PATIENCE_S = 10.0
 """Longest wait for a thread that has a few instructions left."""
 
+WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE")
+
 OUTSIDE = ("statements", "commits", "syncs", "hops", "turns", "timers")
 CAN_STEP = not hasattr(sys, "monitoring")
 """Before Python 3.12. Later ones do not step through the first call of a function, and 3.12.1
@@ -95,7 +97,11 @@ class Meter:
 
         def connected(*arguments: Any, **options: Any) -> sqlite3.Connection:
             connection: sqlite3.Connection = connect(*arguments, **options)
-            connection.set_trace_callback(self._said)
+
+            def said(statement: str) -> None:
+                self._said(statement, alone=not connection.in_transaction)
+
+            connection.set_trace_callback(said)
             return connection
 
         sqlite3.connect = connected  # type: ignore[assignment]
@@ -104,10 +110,12 @@ class Meter:
         finally:
             sqlite3.connect = connect
 
-    def _said(self, statement: str) -> None:
+    def _said(self, statement: str, *, alone: bool) -> None:
+        """`alone`: in no transaction, so that what writes is one of its own."""
         if not statement.startswith("--"):  # what triggers do comes as a comment
             self._of["statements"] += 1
-            self._of["commits"] += statement == "COMMIT"
+            writes = statement.startswith(WRITES)
+            self._of["commits"] += statement == "COMMIT" or (alone and writes)
 
     # --- instructions and calls ---------------------------------------------------------------
 

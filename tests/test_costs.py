@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -65,6 +66,13 @@ def twice(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def test_a_statement_made_twice_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """One more in each transaction: of every append, however many events it has."""
+
+    def asking(db: sqlite3.Connection, *given: Any) -> Any:
+        db.execute("SELECT epoch FROM lease")
+        return write_few(db, *given)
+
+    write_few = sqlite_rows._write_few
+    monkeypatch.setattr(sqlite_rows, "_write_few", asking)
     monkeypatch.setattr(sqlite_rows, "_check_epoch", twice(sqlite_rows._check_epoch))
     assert told(appends) == {name for name in kept_in() if name.startswith("append of")}
 
