@@ -35,6 +35,9 @@ LAND_EVERY_S = 0.5
 TELL_EVERY_S = 1.5
 PROBE_EVERY_S = 1.0
 SAMPLE_EVERY_S = 10.0
+REMOVE_EVERY = 15
+"""Landings. Those with keys and those of whole sources take turns, so it has to be odd."""
+
 REMOVED_FOR_S = 0.4
 """How long a file is gone that is removed before it lands anew."""
 
@@ -60,6 +63,8 @@ class Soak(msgspec.Struct):
     samples: list[Sample] = []
     landed: dict[str, int] = {}
     """By path below `landing/`, how often; that is also what stands in the file."""
+    removed: int = 0
+    """Files, each of which lands anew."""
     told: int = 0
     probes: dict[int, int] = {}
     """By number, when the file was closed (ns of the machine's steady clock)."""
@@ -124,6 +129,7 @@ def figures(seen: Soak) -> list[Figure]:
             "×",
             1.5,
         ),
+        Figure(case, "files removed before they landed anew", seen.removed, ""),
         Figure(case, "changes lost", seen.lost, "", 0),
         Figure(case, "values that are not what the files say", len(seen.wrong), "", 0),
         Figure(case, "errors in the log", seen.log_errors, "", 0),
@@ -242,8 +248,9 @@ async def _landings(place: Path, seen: Soak) -> None:
         for path in _paths():
             await anyio.sleep(LAND_EVERY_S)
             number += 1
-            if number % 20 == 0 and "/" in path:
+            if number % REMOVE_EVERY == 0 and "/" in path:
                 (place / "landing" / f"{path}.txt").unlink()
+                seen.removed += 1
                 await anyio.sleep(REMOVED_FOR_S)
             await _land(place, path, seen, renamed=number % 3 == 0)
 

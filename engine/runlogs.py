@@ -110,6 +110,8 @@ class RunLogs:
         self._folder = folder
         self._lock = threading.Lock()
         self._kept: dict[int, int] | None = None
+        """Bytes by run, oldest first; None until the folder was looked at."""
+        self._total = 0
         self._open: set[int] = set()
 
     def of(self, run: int) -> "RunLog":
@@ -122,6 +124,8 @@ class RunLogs:
             if self._kept is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._kept = dict(sorted(sizes(self._folder).items()))
+                self._total = sum(self._kept.values())
+            self._total -= self._kept.get(run, 0)
             self._kept[run] = 0
             self._open.add(run)
             self._prune(self._kept)
@@ -133,16 +137,17 @@ class RunLogs:
             self._open.discard(run)
             if self._kept is not None and run in self._kept:
                 self._kept[run] = size
+                self._total += size
                 self._prune(self._kept)
 
     def _prune(self, kept: dict[int, int]) -> None:
-        total = sum(kept.values())
-        for run in [run for run in kept if run not in self._open]:
-            if len(kept) <= MAX_RUNS and total <= MAX_BYTES:
-                break
-            total -= kept.pop(run)
+        while len(kept) > MAX_RUNS or self._total > MAX_BYTES:
+            oldest = next((run for run in kept if run not in self._open), None)
+            if oldest is None:
+                return
+            self._total -= kept.pop(oldest)
             with suppress(OSError):  # it stays; nobody fails for that
-                path_of(self._folder, run).unlink(missing_ok=True)
+                path_of(self._folder, oldest).unlink(missing_ok=True)
 
 
 class RunLog:

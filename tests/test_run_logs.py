@@ -276,6 +276,10 @@ def test_the_oldest_logs_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     write(logs, 9, 1500)
     write(logs, 10, 1500)
     assert sorted(runlogs.sizes(tmp_path)) == [10]
+    write(logs, 11, 800)
+    for run in range(12, 31):
+        write(logs, run, 800)
+        assert sorted(runlogs.sizes(tmp_path)) == [run - 1, run]
 
 
 def test_a_context_logs_in_plain_tests_and_in_simulations(
