@@ -210,9 +210,14 @@ async def apart(work: Coroutine[Any, Any, T], stubborn: set[Any]) -> T:
         if not task.done():
             stubborn.add(task)
         raise
-    if error is not None:
-        raise error
-    return found[0]
+    try:
+        if error is not None:
+            raise error
+        return found[0]
+    finally:
+        # The error has this frame in its traceback: all that the run had would stay until the
+        # collector looks at what is old, which in a daemon is seldom.
+        del task, error
 
 
 async def _told(work: Coroutine[Any, Any, T]) -> tuple[list[T], BaseException | None]:
