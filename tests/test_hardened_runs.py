@@ -1,8 +1,11 @@
 """What runs and stores do at their worst, and what must not follow from it."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,44 @@ RAW = fr.source("raw")
 
 async def failures(e: Engine) -> list[RunFailed]:
     return [r.event for r in await e.history() if isinstance(r.event, RunFailed)]
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+class Large:
+    """Stands for a table that a run has in memory."""
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("on_loop", [True, False])
+@pytest.mark.parametrize("wish", [None, ValueError("bad"), fr.Retry("later"), SystemExit(1)])
+async def test_what_a_run_held_goes_with_it_however_it_ends(
+    wish: BaseException | None, on_loop: bool
+) -> None:
+    """Without the collector, which in a daemon seldom looks at what is old."""
+    held: list[weakref.ref[Large]] = []
+
+    def work() -> str:
+        large = Large()
+        held.append(weakref.ref(large))
+        if wish is not None:
+            raise type(wish)(*wish.args)
+        return str(large)
+
+    @fr.asset(key="made", deps=["raw"])
+    async def made() -> str:
+        return work()
+
+    asset = made if on_loop else fr.asset(key="made", deps=["raw"])(work)
+    async with engine(RAW, asset) as e:
+        await e.change("raw", "1")
+        await e.settled()
+        assert [one() for one in held] == [None]
 
 
 async def test_who_does_not_let_itself_be_cancelled_is_told_once_and_left_behind(
