@@ -20,7 +20,7 @@ import freshet
 from freshet import engine as layers
 from freshet import projections, sensors
 from freshet.engine import daemon as engine
-from freshet.engine.allocation import settle_down
+from freshet.engine.allocation import collect_garbage, settle_down
 from freshet.engine.project import Project
 from freshet.engine.running import Daemon
 
@@ -182,11 +182,13 @@ def compile_modules() -> None:
 async def daemon(project: Project, state: Path) -> AsyncIterator[Daemon]:
     """A daemon in this process, set as `freshet run` sets its own."""
     before = gc.get_threshold()
-    async with engine.daemon(project, state) as running:
+    async with engine.daemon(project, state) as running, anyio.create_task_group() as tasks:
         settle_down()
+        tasks.start_soon(collect_garbage, lambda: running.stream.head)
         try:
             yield running
         finally:
+            tasks.cancel_scope.cancel()
             gc.unfreeze()
             gc.set_threshold(*before)
 

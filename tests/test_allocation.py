@@ -1,16 +1,21 @@
-"""Memory of large values goes back to the system, in whichever thread they were."""
+"""What becomes of memory: large values, what stays, and what is left behind in circles."""
 
+import gc
 import os
 import subprocess
 import sys
+import time
+import weakref
 from pathlib import Path
 
+import anyio
 import pytest
 
-from freshet.engine.allocation import ARENAS
-from tests.test_cli import Place
+from freshet.engine import allocation
+from freshet.engine.allocation import ARENAS, collect_garbage
+from tests.test_cli import PATIENCE_S, Place
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's arenas are meant")
+on_glibc = pytest.mark.skipif(sys.platform != "linux", reason="glibc's arenas are meant")
 
 THREADS = 8
 LARGEST_MB = 8
@@ -50,11 +55,13 @@ def grown_mb(before: str, **env: str) -> int:
 GIVE_BACK = "from freshet.engine.allocation import give_back; give_back()"
 
 
+@on_glibc
 def test_no_thread_keeps_what_its_large_values_took() -> None:
     """Eight threads, values up to 8 MB: less than one of them stays of all."""
     assert grown_mb(GIVE_BACK) < LARGEST_MB
 
 
+@on_glibc
 def test_what_was_set_for_the_process_is_obeyed() -> None:
     """A threshold above the values: each thread's arena keeps what they took."""
     kept = {"MALLOC_MMAP_THRESHOLD_": "30000000", "MALLOC_TRIM_THRESHOLD_": "60000000"}
@@ -93,6 +100,7 @@ def arenas(place: Path, before: str, **env: str) -> int:
     return int(done.stdout)
 
 
+@on_glibc
 def test_all_threads_share_few_arenas(tmp_path: Path) -> None:
     """Each more would keep what was once needed in it; the count set for the process is obeyed."""
     assert arenas(tmp_path, GIVE_BACK) <= ARENAS
@@ -137,6 +145,7 @@ project = fr.Project([go, *assets, elsewhere], slots={THREADS + 1}, store=fr.Loc
 """
 
 
+@on_glibc
 def test_a_daemon_is_no_larger_for_what_its_runs_have_held(tmp_path: Path) -> None:
     """Eight runs at once in threads, and one in a worker process, each with values up to 8 MB."""
     place = Place(tmp_path)
@@ -174,6 +183,7 @@ more = [[] for _ in range(50_000)]
 """
 
 
+@on_glibc
 def test_a_daemon_does_not_look_for_garbage_in_what_stays(tmp_path: Path) -> None:
     """Also after a reload, when what there is to stay is something else."""
     place = Place(tmp_path)
@@ -196,3 +206,101 @@ def test_a_daemon_does_not_look_for_garbage_in_what_stays(tmp_path: Path) -> Non
     assert first > 10_000
     assert second > first + 45_000
     assert young > 700
+
+
+class Circle:
+    """Goes only when the collector comes, with all that hangs on it."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+@pytest.mark.anyio
+async def test_garbage_is_collected_only_while_something_moves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(allocation, "COLLECT_EVERY_S", 0.0)
+    monkeypatch.setattr(allocation, "COLLECT_SHARE", 0)
+    looked, head = 0, 1
+
+    def moved() -> int:
+        nonlocal looked
+        looked += 1
+        return head
+
+    async def looked_again() -> None:
+        before = looked
+        while looked < before + 3:
+            await anyio.sleep(0)
+
+    gc.disable()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(collect_garbage, moved)
+            await looked_again()
+            left = weakref.ref(Circle())
+            await looked_again()
+            assert left() is not None
+            head = 2
+            await looked_again()
+            assert left() is None
+            tasks.cancel_scope.cancel()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.anyio
+async def test_what_takes_long_is_done_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One part in a thousand of the time, whatever there is to look through."""
+    slept, clock = [], iter((0.0, 0.01, 10.0, 10.5))
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise EOFError
+
+    monkeypatch.setattr(anyio, "sleep", sleep)
+    monkeypatch.setattr(allocation, "perf_counter", lambda: next(clock))
+    with pytest.raises(EOFError):
+        await collect_garbage(iter(range(9)).__next__)
+    assert slept == [30.0, 30.0, 500.0]
+
+
+LEAVES_A_CIRCLE = """
+from pathlib import Path
+import freshet as fr
+from freshet.engine import allocation
+
+allocation.COLLECT_EVERY_S = 0.05
+go = fr.source("go")
+
+class Circle:
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        Path("gone").touch()
+
+@fr.asset(deps=["go"])
+async def made() -> str:
+    Circle()
+    return "made"
+
+project = fr.Project([go, made])
+"""
+
+
+def test_a_daemon_drops_what_assets_leave_in_circles(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    (tmp_path / "project.py").write_text(LEAVES_A_CIRCLE)
+    try:
+        place.start()
+        place.wait_for("EngineStarted", "")
+        assert place.freshet("emit", "go", "--version", "1").returncode == 0
+        until = time.monotonic() + PATIENCE_S
+        while not (tmp_path / "gone").exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        place.stop()
+    finally:
+        place.kill()

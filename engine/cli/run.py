@@ -13,7 +13,7 @@ import click
 import structlog
 
 from freshet.engine import logs
-from freshet.engine.allocation import give_back, settle_down
+from freshet.engine.allocation import collect_garbage, give_back, settle_down
 from freshet.engine.cli.output import age
 from freshet.engine.cli.state import profile_option, state_option
 from freshet.engine.counts import counted
@@ -133,6 +133,7 @@ async def _run(target: str, project: Project, state: Path, slots: int | None) ->
             log.info("running", assets=assets, **place, **under)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(obey, running, signals, tasks)
+                tasks.start_soon(collect_garbage, lambda: running.stream.head)
                 await running.stopped()
                 _leave_after(UNWILLING_S)
                 tasks.cancel_scope.cancel()
