@@ -71,8 +71,8 @@ def settle_down() -> None:
 async def collect_garbage(moved: Callable[[], object]) -> None:
     """For ever: what assets leave behind in circles, with all the tables that hang on it, goes
     within `COLLECT_EVERY_S`, provided that `moved()` says something else than it did then. Left
-    alone the collector comes to what is old after a million objects or never. Takes 3 ms, as long
-    as what was there at the start is frozen.
+    alone the collector comes to what is old after a million objects or never. Takes some
+    milliseconds, as what was there at the start is frozen.
     """
     before, pause_s = moved(), COLLECT_EVERY_S
     while True:
