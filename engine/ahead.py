@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 from subprocess import DEVNULL
 from typing import Protocol
@@ -19,7 +20,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from freshet.engine.codec import decode
 from freshet.engine.errors import FreshetError
-from freshet.engine.events import Recorded
+from freshet.engine.events import AnyEvent, Recorded, Unknown
 from freshet.engine.sqlite_reader import SqliteReader
 from freshet.engine.stream import MAX_BATCH
 
@@ -32,11 +33,17 @@ SIZE_BYTES = 4
 PIPE_BYTES = 1024 * 1024
 """Room for some batches, where the system gives it: the most that Linux gives to anybody."""
 
-Line = tuple[int, int, str, bytes, int | None, str | None, str | None, int]
-"""An event: position, recorded time, type, content, cause, actor, key, epoch."""
+
+Known = tuple[int, int, AnyEvent, int | None, str | None, str | None, int]
+"""What a `Recorded` is made of. The event comes decoded from JSON and encoded again, as
+MessagePack: that takes time of the process beside this one, and saves it here.
+"""
+
+Foreign = tuple[int, int, str, bytes, int | None, str | None, str | None, int]
+"""The same of an event whose type is not known here: its name and its content."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[Line]).decode
+_decode = msgspec.msgpack.Decoder(tuple[list[Known], list[Foreign]]).decode
 
 
 class Read(Protocol):
@@ -81,11 +88,15 @@ async def _beside(path: Path, after: int, until: int) -> AsyncGenerator[list[Rec
         with suppress(anyio.IncompleteRead, anyio.EndOfStream, msgspec.MsgspecError):
             while True:
                 size = int.from_bytes(await told.receive_exactly(SIZE_BYTES), "big")
-                lines = _decode(await told.receive_exactly(size))
-                yield [
-                    Recorded(position, at, decode(type_, data), cause, actor, key, epoch)
-                    for position, at, type_, data, cause, actor, key, epoch in lines
-                ]
+                known, foreign = _decode(await told.receive_exactly(size))
+                batch = [Recorded(*one) for one in known]
+                if foreign:
+                    batch += [
+                        Recorded(position, at, Unknown(type_, data), cause, actor, key, epoch)
+                        for position, at, type_, data, cause, actor, key, epoch in foreign
+                    ]
+                    batch.sort(key=attrgetter("position"))
+                yield batch
     finally:
         with suppress(ProcessLookupError):
             process.kill()
@@ -98,8 +109,15 @@ async def tell(path: Path, after: int, until: int) -> None:
     async with SqliteReader.open(path) as stream:
         while after < until:
             rows = await stream.rows(after, until)
-            lines = [(r[0], r[1], r[2], r[9], r[6], r[7], r[4], r[8]) for r in rows]
-            data = _encode(lines)
+            known: list[Known] = []
+            foreign: list[Foreign] = []
+            for position, at, type_, _, key, _, cause, actor, epoch, content, _ in rows:
+                event, more = decode(type_, content), (cause, actor, key, epoch)
+                if isinstance(event, Unknown):
+                    foreign.append((position, at, type_, content, *more))
+                else:
+                    known.append((position, at, event, *more))
+            data = _encode((known, foreign))
             sys.stdout.buffer.write(len(data).to_bytes(SIZE_BYTES, "big") + data)
             sys.stdout.buffer.flush()
             after = rows[-1][0]
@@ -109,7 +127,7 @@ def main() -> None:
     """As `tell`; who listens may go at any time."""
     with suppress(AttributeError, OSError):
         fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    with suppress(BrokenPipeError, FreshetError):
+    with suppress(BrokenPipeError, FreshetError, msgspec.MsgspecError, OverflowError):
         anyio.run(tell, Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
 
 

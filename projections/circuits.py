@@ -114,19 +114,24 @@ class Circuits(Projection):
     def _started(self, event: RunStarted, recorded: Recorded) -> None:
         trials: dict[AssetKey, str] = {}
         for target in event.targets:
-            state = self._staleness.states.get(target.asset)
-            if state is not None and target.asset not in trials:
-                same = target.code_version == state.spec.code_version
-                trials[target.asset] = state.trial if same else target.code_version
+            asset = target.asset
+            state = self._staleness.states.get(asset)
+            if state is not None and asset not in trials:
+                code = target.code_version
+                trials[asset] = state.trial if code == state.spec.code_version else code
         self._runs[recorded.position] = trials
-        for asset in trials if self.open else ():
+        if not self.open:
+            return
+        for asset in trials:
             circuit = self.open.get(asset)
             if circuit is not None and event.attempt == 1 and circuit.is_due(recorded.recorded_at):
                 circuit.probe = recorded.position
 
     def _succeeded(self, event: RunSucceeded, recorded: Recorded) -> None:
-        trials = self._runs.pop(event.run, {})
-        for asset, trial in trials.items() if self._failing else ():
+        trials = self._runs.pop(event.run, None)
+        if not trials or not self._failing:
+            return
+        for asset, trial in trials.items():
             circuit = self._failing.get(asset)
             if circuit is not None and circuit.trial == trial:
                 self._close(asset)

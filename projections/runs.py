@@ -132,14 +132,17 @@ class Runs(Projection):
         return recent.sorted[n - 2 if 3 <= n <= FEW else (9 * n - 1) // 10]
 
     def _note_time(self, targets: Sequence[Target], time_us: int) -> None:
-        made = {targets[0].asset: 1}
-        if len(targets) > 1:
-            made = Counter(target.asset for target in targets)
-        for asset, partitions in made.items():
-            recent = self._recent.get(asset)
-            if recent is None:
-                recent = self._recent[asset] = Recent()
-            recent.add(time_us // partitions)
+        if len(targets) == 1:
+            self._recent_of(targets[0].asset).add(time_us)
+            return
+        for asset, partitions in Counter(target.asset for target in targets).items():
+            self._recent_of(asset).add(time_us // partitions)
+
+    def _recent_of(self, asset: AssetKey) -> Recent:
+        found = self._recent.get(asset)
+        if found is None:
+            found = self._recent[asset] = Recent()
+        return found
 
     def _end(
         self,

@@ -36,8 +36,9 @@ def _few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
 async def path(tmp_path: Path) -> Path:
     path = tmp_path / "stream.db"
     async with SqliteStream.open(path) as stream:
-        await stream.append([SourceChanged("ä", "", f"v{n}") for n in range(EVENTS - 1)])
+        await stream.append([SourceChanged("ä", "", f"v{n}") for n in range(EVENTS - 2)])
         await stream.append([Unknown("Later", b'{"type":"Later"}')], key="once", actor="somebody")
+        await stream.append([SourceChanged("ä", "", "last")])
     return path
 
 
@@ -83,6 +84,19 @@ async def test_a_reader_ahead_that_is_killed_loses_nothing(path: Path) -> None:
             child.send_signal(signal.SIGKILL)
         rest = [recorded async for batch in batches for recorded in batch]
         assert [r.position for r in (*first, *rest)] == list(range(1, EVENTS + 1))
+
+
+async def test_what_cannot_be_told_from_there_is_read_here(tmp_path: Path) -> None:
+    """A number that MessagePack does not have."""
+    path = tmp_path / "stream.db"
+    async with SqliteStream.open(path) as stream:
+        few = [SourceChanged("a", "", f"v{n}", {"n": n}) for n in range(EVENTS)]
+        few[1500] = SourceChanged("a", "", "large", {"n": 2**70})
+        await stream.append(few)
+    async with reading(path) as (reader, read):
+        found = await taken(reader)
+        assert [one.event for one in found] == few
+        assert read
 
 
 async def test_damage_is_named_although_it_was_met_in_another_process(path: Path) -> None:
