@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -109,7 +109,7 @@ class RunLogs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.Lock()
-        self._kept: dict[int, int] | None = None
+        self._kept: OrderedDict[int, int] | None = None
         """Bytes by run, oldest first; None until the folder was looked at."""
         self._total = 0
         self._open: set[int] = set()
@@ -123,24 +123,37 @@ class RunLogs:
         with self._lock:
             if self._kept is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._kept = dict(sorted(sizes(self._folder).items()))
+                self._kept = OrderedDict(sorted(sizes(self._folder).items()))
                 self._total = sum(self._kept.values())
             self._total -= self._kept.get(run, 0)
             self._kept[run] = 0
             self._open.add(run)
             self._prune(self._kept)
-            return FileIO(path_of(self._folder, run), "w")
+            try:
+                return self._new_file(run)
+            except OSError:
+                self._open.discard(run)
+                del self._kept[run]
+                raise
+
+    def _new_file(self, run: int) -> FileIO:
+        path = path_of(self._folder, run)
+        try:
+            return FileIO(path, "w")
+        except FileNotFoundError:  # somebody has tidied up
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return FileIO(path, "w")
 
     def ended(self, run: int, size: int) -> None:
         """Nothing more is written of this run."""
         with self._lock:
             self._open.discard(run)
             if self._kept is not None and run in self._kept:
+                self._total += size - self._kept[run]
                 self._kept[run] = size
-                self._total += size
                 self._prune(self._kept)
 
-    def _prune(self, kept: dict[int, int]) -> None:
+    def _prune(self, kept: OrderedDict[int, int]) -> None:
         while len(kept) > MAX_RUNS or self._total > MAX_BYTES:
             oldest = next((run for run in kept if run not in self._open), None)
             if oldest is None:

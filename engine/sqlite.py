@@ -275,8 +275,7 @@ class SqliteStream:
             # it, and wrap no error of the caller. Held, as the loop alone would not hold it.
             self._connecting = asyncio.create_task(self._connect(group))
             return False
-        if self._look_due is None and not self._place.check():
-            self._look_due = asyncio.get_running_loop().call_later(LOOK_S, self._look_again)
+        self._place.check()
         alone = self._pace.quick and len(group) == 1 and group[0].append.bytes <= FEW_BYTES
         if alone and self._commit_here(group, raw(self._connection)):
             return True
@@ -359,6 +358,8 @@ class SqliteStream:
         if written.recorded:
             self._claimed = True
             self._recent.publish(written.recorded)
+            if self._look_due is None:  # the commit may have taken long, and be the last one
+                self._look_due = asyncio.get_running_loop().call_later(LOOK_S, self._look_again)
         for waiting, outcome in zip(group, written.outcomes, strict=True):
             _resolve(waiting.outcome, outcome)
 

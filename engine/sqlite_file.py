@@ -154,14 +154,10 @@ class Place:
         self._inode: int | None = None
         self._looked_at = -LOOK_S
 
-    def check(self) -> bool:
-        """Raise StreamError if it is not. A look that is younger than `LOOK_S` is enough: False
-        says that there was no new one, so one is due later.
-        """
-        if monotonic() < self._looked_at + LOOK_S:
-            return False
-        self.look()
-        return True
+    def check(self) -> None:
+        """Raise StreamError if it is not. A look that is younger than `LOOK_S` is enough."""
+        if monotonic() >= self._looked_at + LOOK_S:
+            self.look()
 
     def look(self) -> None:
         """As `check`, by a look now."""

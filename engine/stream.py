@@ -7,7 +7,7 @@ from typing import Protocol
 import anyio
 import msgspec
 
-from freshet.engine.codec import encode
+from freshet.engine.codec import TYPES, encode
 from freshet.engine.errors import ConflictError, RequestError, StreamError
 from freshet.engine.events import (
     AnyEvent,
@@ -275,6 +275,11 @@ def _fact(event: AnyEvent | Unknown) -> Fact:
 
 def _check_unknown(event: Unknown) -> None:
     event.type.encode()
+    if event.type in TYPES:
+        raise RequestError(
+            f"an event of the type {event.type} comes as one of an unknown type",
+            hint="append the event itself",
+        )
     try:
         msgspec.json.decode(event.data, type=dict[str, msgspec.Raw])
         event.data.decode()

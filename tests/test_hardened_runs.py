@@ -2,10 +2,13 @@
 
 import gc
 import os
+import sqlite3
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +277,42 @@ async def test_followers_are_told_that_the_file_is_gone(tmp_path: Path) -> None:
         with anyio.fail_after(60), pytest.raises(StreamError, match=GONE):
             await follow()
         assert stream.failure
+
+
+async def test_a_loss_during_a_long_commit_is_told_at_the_close(tmp_path: Path) -> None:
+    """The look before it saw the file; another program's lock had it wait."""
+
+    async def lose_it() -> None:
+        async with SqliteStream.open(tmp_path / "stream.db") as stream:
+            await stream.append([SourceChanged("s", "", "1")])
+            await anyio.sleep(2 * LOOK_S)
+            async with anyio.create_task_group() as tasks:
+                with closing(sqlite3.connect(stream.path, isolation_level=None)) as db:
+                    db.execute("BEGIN IMMEDIATE")
+                    tasks.start_soon(stream.append, [SourceChanged("s", "", "2")])
+                    await anyio.sleep(2 * LOOK_S)
+                    for path in tmp_path.glob("stream.db*"):
+                        path.unlink()
+                    db.execute("ROLLBACK")
+
+    with anyio.fail_after(60), pytest.raises(StreamError, match=GONE):
+        await lose_it()
+
+
+async def test_a_loop_that_stood_still_looks_before_it_appends(tmp_path: Path) -> None:
+    async with SqliteStream.open(tmp_path / "stream.db") as stream:
+        await stream.append([SourceChanged("s", "", "1")])
+        for path in tmp_path.glob("stream.db*"):
+            path.unlink()
+
+        async def append() -> None:
+            with pytest.raises(StreamError, match=GONE):
+                await stream.append([SourceChanged("s", "", "2")])
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(append)
+            await anyio.sleep(0)
+            time.sleep(2 * LOOK_S)  # as an asset may do
 
 
 async def appended_after_a_loss(stream: SqliteStream) -> None:

@@ -1,8 +1,10 @@
 """Run logs: what a run says is kept, apart from all others, bounded, and never in its way."""
 
 import asyncio
+import errno
 import json
 import logging
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -280,6 +282,51 @@ def test_the_oldest_logs_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for run in range(12, 31):
         write(logs, run, 800)
         assert sorted(runlogs.sizes(tmp_path)) == [run - 1, run]
+
+
+def test_two_logs_of_one_run_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runlogs, "MAX_BYTES", 5000)
+    logs = RunLogs(tmp_path)
+    for run, many in (1, 2), (2, 1), (3, 1), (4, 1):
+        together = [logs.of(run) for _ in range(many)]
+        for log in together:
+            log.write("log", "x" * 1000)
+        for log in together:
+            log.close()
+    assert sorted(runlogs.sizes(tmp_path)) == [1, 2, 3, 4]
+
+
+def test_a_folder_that_was_tidied_away_is_made_again(tmp_path: Path) -> None:
+    logs = RunLogs(tmp_path / "logs")
+    for run in (1, 2):
+        said_by(logs, run)
+        assert sorted(runlogs.sizes(tmp_path / "logs")) == [run]
+        shutil.rmtree(tmp_path / "logs")
+
+
+def test_what_could_not_be_begun_takes_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runlogs, "MAX_RUNS", 3)
+    logs = RunLogs(tmp_path)
+    for run in (1, 2):
+        said_by(logs, run)
+    with monkeypatch.context() as full:
+        full.setattr(runlogs, "FileIO", refuses)
+        for run in range(3, 9):
+            said_by(logs, run)
+    said_by(logs, 9)
+    assert sorted(runlogs.sizes(tmp_path)) == [1, 2, 9]
+
+
+def said_by(logs: RunLogs, run: int) -> None:
+    log = logs.of(run)
+    log.write("log", "said")
+    log.close()
+
+
+def refuses(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "the disk is full")
 
 
 def test_a_context_logs_in_plain_tests_and_in_simulations(

@@ -165,10 +165,11 @@ class TestAppend:
             ([EngineStarted("1")], {"actor": ""}),
             ([Materialized("a", run=-1)], {}),
             ([Materialized("a", run=2**63)], {}),
+            ([Unknown("SourceChanged", b"{}")], {}),
             ([Unknown("TidesTurned", b"no JSON")], {}),
             ([Unknown("TidesTurned", b'{"a":"\xff"}')], {}),
         ],
-        ids=range(9),
+        ids=range(10),
     )
     async def test_what_cannot_be_stored_is_refused_and_the_stream_goes_on(
         self, stream: EventStream, events: list[AnyEvent | Unknown], options: dict[str, Any]
