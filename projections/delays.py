@@ -48,7 +48,8 @@ class Delays(Projection):
     def _ended(self, event: RunEnd, recorded: Recorded) -> None:
         if self.found:
             self.found.pop(event.run, None)
-        self._trim()
+        if self.waiting and self.waiting[0][1] not in self._runs.live:
+            self._trim()
 
     def _trim(self) -> None:
         heap = self.waiting

@@ -104,18 +104,37 @@ class Runs(Projection):
         self.live[recorded.position] = Run(recorded.position, recorded.recorded_at, event)
 
     def _succeeded(self, event: RunSucceeded, recorded: Recorded) -> None:
-        timed = not event.adopted
-        self._end(event.run, "succeeded", recorded, event.duration_us, timed=timed)
+        run = self._end(event.run, "succeeded", event.duration_us)
+        if run is None:
+            return
+        if not event.adopted:
+            self._note_time(run.event.targets, event.duration_us)
+        if self.failed:
+            for target in run.event.targets:
+                self.failed.pop(AssetPartition(target.asset, target.partition), None)
 
     def _failed(self, event: RunFailed, recorded: Recorded) -> None:
-        why = (event.error, event.retry_at)
-        self._end(event.run, "failed", recorded, event.duration_us, *why)
+        run = self._end(event.run, "failed", event.duration_us)
+        if run is None:
+            return
+        ended = Run(
+            run.run,
+            run.started_at,
+            run.event,
+            "failed",
+            recorded.position,
+            event.duration_us,
+            event.error,
+            event.retry_at,
+        )
+        for target in run.event.targets:
+            self.failed[AssetPartition(target.asset, target.partition)] = ended
 
     def _cancelled(self, event: RunCancelled, recorded: Recorded) -> None:
-        self._end(event.run, "cancelled", recorded, 0, event.reason)
+        self._end(event.run, "cancelled", 0)
 
     def _abandoned(self, event: RunAbandoned, recorded: Recorded) -> None:
-        self._end(event.run, "abandoned", recorded, 0, event.reason)
+        self._end(event.run, "abandoned", 0)
 
     def typical_us(self, asset: AssetKey) -> int | None:
         """The median time (µs) of a partition in recent runs that succeeded; None without any."""
@@ -144,40 +163,12 @@ class Runs(Projection):
             found = self._recent[asset] = Recent()
         return found
 
-    def _end(
-        self,
-        id_: int,
-        outcome: Outcome,
-        recorded: Recorded,
-        duration_us: int,
-        error: str = "",
-        retry_at: int | None = None,
-        *,
-        timed: bool = True,
-    ) -> None:
+    def _end(self, id_: int, outcome: Outcome, duration_us: int) -> Run | None:
+        """The run that ends here; None of one that had ended: refused, and already history."""
         run = self.live.pop(id_, None)
-        if run is None:
-            return  # the end of a run that had ended: refused, and already history
-        self.counts[outcome] += 1
-        self.ended = run.event.targets
-        self.cut_off = outcome == "abandoned"
-        self.run_us += duration_us
-        if outcome == "succeeded":
-            if timed:
-                self._note_time(run.event.targets, duration_us)
-            for target in run.event.targets if self.failed else ():
-                self.failed.pop(AssetPartition(target.asset, target.partition), None)
-        if outcome != "failed":
-            return
-        ended = Run(
-            id_,
-            run.started_at,
-            run.event,
-            outcome,
-            recorded.position,
-            duration_us,
-            error,
-            retry_at,
-        )
-        for target in run.event.targets:
-            self.failed[AssetPartition(target.asset, target.partition)] = ended
+        if run is not None:
+            self.counts[outcome] += 1
+            self.ended = run.event.targets
+            self.cut_off = outcome == "abandoned"
+            self.run_us += duration_us
+        return run

@@ -127,11 +127,12 @@ class Staleness(Sightings):
         if names is None or name not in names:
             return  # a late result of a run that has ended: history, but no news
         names.remove(name)
-        found = self._live(event.run, name)
-        if found is None:
+        row = self._row(event.asset, event.partition)
+        live = row[0].live.get(row[1]) if row is not None else None
+        if row is None or live is None or live.run != event.run:
             self.drop_ghost(name, event.run)  # it is gone: history, but no news
             return
-        state, i, live = found
+        state, i = row
         version = version_hash(event.asset, event.partition, event.data_version)
         first = not state.there[i]
         changed = first or state.hash[i] != version
