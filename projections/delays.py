@@ -48,8 +48,7 @@ class Delays(Projection):
     def _ended(self, event: RunEnd, recorded: Recorded) -> None:
         if self.found:
             self.found.pop(event.run, None)
-        if self.waiting and self.waiting[0][1] not in self._runs.live:
-            self._trim()
+        self._trim()
 
     def _trim(self) -> None:
         heap = self.waiting
