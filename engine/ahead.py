@@ -8,7 +8,7 @@ import fcntl
 import os
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 from subprocess import DEVNULL
@@ -16,6 +16,7 @@ from typing import Protocol
 
 import anyio
 import msgspec
+from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from freshet.engine.codec import decode
@@ -26,6 +27,9 @@ from freshet.engine.stream import MAX_BATCH
 
 MANY = 50_000
 """Events from which on a process is worth its start: they take half a second or more to fold."""
+
+FIRST = 20_000
+"""Events that are read here meanwhile: to start takes it as long as to fold these."""
 
 SIZE_BYTES = 4
 """Of the number before each batch that says how long it is."""
@@ -62,46 +66,58 @@ async def history(stream: Read, after: int) -> AsyncGenerator[list[Recorded], No
     """
     path: Path | None = getattr(stream, "path", None)  # (one in memory has none)
     if path is not None and stream.head - after >= MANY and (os.cpu_count() or 1) > 1:
-        beside = _beside(path, after, stream.head)
-        try:
-            async for batch in beside:
+        mine = after + FIRST
+        async with _process(path, mine, stream.head) as process:
+            # What it reads comes when it has started; until then there are the first ones.
+            while after < mine and (
+                batch := await stream.read(after, limit=min(MAX_BATCH, mine - after))
+            ):
                 yield batch
                 after = batch[-1].position
-        finally:
-            with anyio.CancelScope(shield=True):
-                await beside.aclose()
+            async for batch in _told(process):
+                yield batch
+                after = batch[-1].position
     while after < stream.head and (batch := await stream.read(after, limit=MAX_BATCH)):
         yield batch
         after = batch[-1].position
 
 
-async def _beside(path: Path, after: int, until: int) -> AsyncGenerator[list[Recorded], None]:
-    """What a process beside this one can read of it; it may end before the end."""
+@asynccontextmanager
+async def _process(path: Path, after: int, until: int) -> AsyncGenerator[Process | None, None]:
+    """A process that reads beside this one; None if none can be started now."""
     command = [sys.executable, "-m", "freshet.engine.ahead", str(path), str(after), str(until)]
     try:
         process = await anyio.open_process(command, stdin=DEVNULL, stderr=DEVNULL)
     except OSError:
-        return  # none can be started now
-    assert process.stdout is not None
-    told = BufferedByteReceiveStream(process.stdout)
+        yield None
+        return
     try:
-        with suppress(anyio.IncompleteRead, anyio.EndOfStream, msgspec.MsgspecError):
-            while True:
-                size = int.from_bytes(await told.receive_exactly(SIZE_BYTES), "big")
-                known, foreign = _decode(await told.receive_exactly(size))
-                batch = [Recorded(*one) for one in known]
-                if foreign:
-                    batch += [
-                        Recorded(position, at, Unknown(type_, data), cause, actor, key, epoch)
-                        for position, at, type_, data, cause, actor, key, epoch in foreign
-                    ]
-                    batch.sort(key=attrgetter("position"))
-                yield batch
+        yield process
     finally:
         with suppress(ProcessLookupError):
             process.kill()
         with anyio.CancelScope(shield=True):
             await process.aclose()
+
+
+async def _told(process: Process | None) -> AsyncGenerator[list[Recorded], None]:
+    """What it has read; that may end before the end."""
+    if process is None:
+        return
+    assert process.stdout is not None
+    told = BufferedByteReceiveStream(process.stdout)
+    with suppress(anyio.IncompleteRead, anyio.EndOfStream, msgspec.MsgspecError):
+        while True:
+            size = int.from_bytes(await told.receive_exactly(SIZE_BYTES), "big")
+            known, foreign = _decode(await told.receive_exactly(size))
+            batch = [Recorded(*one) for one in known]
+            if foreign:
+                batch += [
+                    Recorded(position, at, Unknown(type_, data), cause, actor, key, epoch)
+                    for position, at, type_, data, cause, actor, key, epoch in foreign
+                ]
+                batch.sort(key=attrgetter("position"))
+            yield batch
 
 
 async def tell(path: Path, after: int, until: int) -> None:

@@ -29,6 +29,7 @@ EVENTS = 3000
 @pytest.fixture(autouse=True)
 def _few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "MANY", 1000)
+    monkeypatch.setattr(ahead, "FIRST", 0)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
 
 
@@ -75,6 +76,19 @@ async def test_what_is_read_ahead_is_what_is_in_the_stream(path: Path) -> None:
         assert found == [r for n in range(7, EVENTS, 1000) for r in await stream.read(n)]
         assert [r.position for r in found] == list(range(8, EVENTS + 1))
     assert children() == []
+
+
+async def test_the_first_ones_are_read_here_while_the_process_starts(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "FIRST", 1500)
+    async with reading(path) as (stream, read):
+        assert [r.position for r in await taken(stream, 7)] == list(range(8, EVENTS + 1))
+        assert len(read) == 2
+        async with aclosing(history(stream, 0)) as batches:
+            await anext(batches)
+            assert len(children()) == 1
+        assert children() == []
 
 
 async def test_a_reader_ahead_that_is_killed_loses_nothing(path: Path) -> None:
