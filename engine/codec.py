@@ -17,7 +17,8 @@ _decoder = msgspec.json.Decoder(AnyEvent)
 
 def encode(event: AnyEvent | Unknown) -> bytes:
     """The stored bytes of an event: JSON with its type first, defaults left out."""
-    return event.data if isinstance(event, Unknown) else _encoder.encode(event)
+    # (isinstance takes seven times as long for a Struct that it is not)
+    return event.data if type(event) is Unknown else _encoder.encode(event)
 
 
 def decode(type_: str, data: bytes) -> AnyEvent | Unknown:
@@ -33,4 +34,4 @@ def decode(type_: str, data: bytes) -> AnyEvent | Unknown:
 
 def type_of(event: AnyEvent | Unknown) -> str:
     """The event's type as stored in its own column."""
-    return event.type if isinstance(event, Unknown) else type(event).__name__
+    return event.type if type(event) is Unknown else type(event).__name__

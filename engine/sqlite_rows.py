@@ -210,7 +210,7 @@ def _add_rows(append: Append, placed: list[Recorded], previous: bytes, rows: lis
 def _move_cursors(db: sqlite3.Connection, recorded: list[Recorded]) -> None:
     moved: dict[str, dict[str, str | None]] = {}
     for item in recorded:
-        if isinstance(item.event, CursorMoved):
+        if type(item.event) is CursorMoved:
             moved.setdefault(item.event.sensor, {}).update(item.event.items)
     for sensor, moves in moved.items():
         kept = [(sensor, place, value) for place, value in moves.items() if value is not None]

@@ -268,7 +268,7 @@ def _fact(event: AnyEvent | Unknown) -> Fact:
             f"{type_} has {len(data)} bytes, more than {MAX_EVENT_BYTES}",
             hint="store large values in a store, and only their version in the stream",
         )
-    if isinstance(event, Unknown):
+    if type(event) is Unknown:
         _check_unknown(event)
     return Fact(event, type_, subject, cause, data)
 

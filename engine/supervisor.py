@@ -151,7 +151,9 @@ class _Supervised:
             raise ValueError(f"it reports {', '.join(sorted(strange))}, none of its sources")
         if has_secrets():
             _check_silent(batch)
-        changes = [replace(one, metadata=_silent(one.metadata)) for one in changes]
+            changes = [replace(one, metadata=_silent(one.metadata)) for one in changes]
+        else:  # what the sensor has may change later
+            changes = [replace(one, metadata=dict(one.metadata)) for one in changes]
         if self.payloads is not None and any(change.payload for change in changes):
             changes = await self.payloads.put_large(changes)
         events: list[AnyEvent] = [*changes]

@@ -32,7 +32,7 @@ import anyio
 
 import freshet as fr
 from freshet.engine import events as e
-from freshet.engine import pace, sqlite_file
+from freshet.engine import pace, sqlite, sqlite_file
 from freshet.engine.checkpointing import make
 from freshet.engine.checkpoints import CHECKPOINT, view_of
 from freshet.engine.daemon import daemon
@@ -76,7 +76,8 @@ async def appended(meter: Meter, number: int, *, quick: bool = False) -> Counts:
     events = [e.SourceChanged(f"s{n % 10}", f"{n}", f"v{n}") for n in range(number)]
     is_quick = patch.object(pace, "QUICK_S", math.inf if quick else 0.0)
     looks = patch.object(sqlite_file, "LOOK_S", 0.0)
-    with tempfile.TemporaryDirectory() as folder, is_quick, looks:
+    none_later = patch.object(sqlite, "LOOK_S", 3600.0)  # one is due all the while
+    with tempfile.TemporaryDirectory() as folder, is_quick, looks, none_later:
         path = Path(folder) / "stream.db"
         async with SqliteStream.open(path, clock=lambda: START_US) as stream:
             for _ in range(1 + pace.TRIALS):
