@@ -8,7 +8,7 @@ import fcntl
 import os
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 from subprocess import DEVNULL
@@ -36,7 +36,6 @@ SIZE_BYTES = 4
 
 PIPE_BYTES = 1024 * 1024
 """Room for some batches, where the system gives it: the most that Linux gives to anybody."""
-
 
 Known = tuple[int, int, AnyEvent, int | None, str | None, str | None, int]
 """What a `Recorded` is made of. The event comes decoded from JSON and encoded again, as
@@ -74,9 +73,10 @@ async def history(stream: Read, after: int) -> AsyncGenerator[list[Recorded], No
             ):
                 yield batch
                 after = batch[-1].position
-            async for batch in _told(process):
-                yield batch
-                after = batch[-1].position
+            async with aclosing(_told(process)) as told:
+                async for batch in told:
+                    yield batch
+                    after = batch[-1].position
     while after < stream.head and (batch := await stream.read(after, limit=MAX_BATCH)):
         yield batch
         after = batch[-1].position
