@@ -127,12 +127,11 @@ class Staleness(Sightings):
         if names is None or name not in names:
             return  # a late result of a run that has ended: history, but no news
         names.remove(name)
-        row = self._row(event.asset, event.partition)
-        live = row[0].live.get(row[1]) if row is not None else None
-        if row is None or live is None or live.run != event.run:
+        found = self._live(event.run, name)
+        if found is None:
             self.drop_ghost(name, event.run)  # it is gone: history, but no news
             return
-        state, i = row
+        state, i, live = found
         version = version_hash(event.asset, event.partition, event.data_version)
         first = not state.there[i]
         changed = first or state.hash[i] != version
