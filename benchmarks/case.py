@@ -9,6 +9,7 @@ import statistics
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -16,9 +17,6 @@ from typing import Protocol, TypeVar
 import anyio
 import msgspec
 
-import freshet
-from freshet import engine as layers
-from freshet import projections, sensors
 from freshet.engine import daemon as engine
 from freshet.engine.allocation import collect_garbage, settle_down
 from freshet.engine.project import Project
@@ -29,6 +27,8 @@ OURS = "freshet"
 
 TIMES = "×"
 """The unit of a ratio; `what` says of what to what."""
+
+PACKAGES = ("freshet", "freshet.engine", "freshet.projections", "freshet.sensors")
 
 MOST_SAMPLES = 1000
 """Samples kept of one figure: enough for a picture, and files stay small."""
@@ -173,8 +173,8 @@ def compile_modules() -> None:
     """Compile Freshet's modules, as pip does when it installs them. Run from its sources, with
     `PYTHONDONTWRITEBYTECODE` set, each process would compile them anew: no peer's do.
     """
-    for package in (freshet, layers, projections, sensors):
-        for folder in package.__path__:
+    for package in PACKAGES:
+        for folder in import_module(package).__path__:
             compileall.compile_dir(folder, quiet=1)
 
 
