@@ -103,16 +103,18 @@ def write_group(
     The first transaction of a writer (not yet `claimed`) takes the next epoch. Raises FencedError,
     NotStoredError, or an error of SQLite after which it is unknown what was recorded.
     """
+    now = max(now, tail.recorded_at)
+    epoch = tail.epoch if claimed else tail.epoch + 1
+    rows: list[Row] = []
     try:
-        if claimed and len(appends) == 1:
-            written = _write_few(db, tail, appends[0], max(now, tail.recorded_at))
-            if written is not None:
+        if claimed and _are_few(appends):
+            few: list[Row] = []
+            written = _place_group(db, tail, epoch, appends, now, few)
+            if few and _insert_few(db, few, epoch):
                 return written
         db.execute("BEGIN IMMEDIATE")
         _check_epoch(db, path, tail)
-        epoch = tail.epoch if claimed else tail.epoch + 1
-        rows: list[Row] = []
-        written = _place_group(db, tail, epoch, appends, max(now, tail.recorded_at), rows)
+        written = _place_group(db, tail, epoch, appends, now, rows)
         if not rows:
             db.execute("ROLLBACK")
             return Written(tail, written.outcomes, [])
@@ -132,24 +134,19 @@ def write_group(
     return written
 
 
-def _write_few(db: sqlite3.Connection, tail: Tail, append: Append, now: int) -> Written | None:
-    """Commit an append by one statement. None: nothing was done, as it takes more than that, or
-    there is something to refuse.
+def _are_few(appends: list[Append]) -> bool:
+    """Is this one append of a few events, none of which moves a stored cursor as well?"""
+    facts = appends[0].facts
+    few = len(appends) == 1 and 0 < len(facts) <= FEW_ROWS
+    return few and all(fact.type != CURSOR_MOVED for fact in facts)
+
+
+def _insert_few(db: sqlite3.Connection, rows: list[Row], epoch: int) -> bool:
+    """Commit a few rows by one statement; False, and nothing was done, if another writer took
+    over.
     """
-    facts, position = append.facts, tail.position
-    if append.key is not None or not 0 < len(facts) <= FEW_ROWS or conflict(append, position):
-        return None
-    for fact in facts:
-        if fact.type == CURSOR_MOVED:  # moves the stored cursor as well
-            return None
-    rows: list[Row] = []
-    placed = place(append, position + 1, now, tail.epoch)
-    last = _add_rows(append, placed, tail.hash, rows)
-    given = (*joined.from_iterable(rows), tail.epoch)
-    if db.execute(INSERT_FEW[len(rows) - 1], given).rowcount != len(rows):
-        return None
-    head = position + len(rows)
-    return Written(Tail(head, now, last, tail.epoch), [range(position + 1, head + 1)], placed)
+    given = (*joined.from_iterable(rows), epoch)
+    return db.execute(INSERT_FEW[len(rows) - 1], given).rowcount == len(rows)
 
 
 def _check_epoch(db: sqlite3.Connection, path: Path, tail: Tail) -> None:

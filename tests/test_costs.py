@@ -69,10 +69,10 @@ def test_a_statement_made_twice_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 
     def asking(db: sqlite3.Connection, *given: Any) -> Any:
         db.execute("SELECT epoch FROM lease")
-        return write_few(db, *given)
+        return insert_few(db, *given)
 
-    write_few = sqlite_rows._write_few
-    monkeypatch.setattr(sqlite_rows, "_write_few", asking)
+    insert_few = sqlite_rows._insert_few
+    monkeypatch.setattr(sqlite_rows, "_insert_few", asking)
     monkeypatch.setattr(sqlite_rows, "_check_epoch", twice(sqlite_rows._check_epoch))
     assert told(appends) == {name for name in kept_in() if name.startswith("append of")}
 
