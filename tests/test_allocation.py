@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -108,6 +110,20 @@ def test_all_threads_share_few_arenas(tmp_path: Path) -> None:
     assert arenas(tmp_path, GIVE_BACK, GLIBC_TUNABLES="glibc.malloc.arena_max=5") == 5
 
 
+@contextmanager
+def running(folder: Path, project: str) -> Iterator[Place]:
+    """A place whose daemon is up; it has to stop in order at the end."""
+    place = Place(folder)
+    (folder / "project.py").write_text(project)
+    try:
+        place.start()
+        place.wait_for("EngineStarted", "")
+        yield place
+        place.stop()
+    finally:
+        place.kill()
+
+
 PROJECT = f"""
 import threading, psutil
 import freshet as fr
@@ -148,19 +164,12 @@ project = fr.Project([go, *assets, elsewhere], slots={THREADS + 1}, store=fr.Loc
 @on_glibc
 def test_a_daemon_is_no_larger_for_what_its_runs_have_held(tmp_path: Path) -> None:
     """Eight runs at once in threads, and one in a worker process, each with values up to 8 MB."""
-    place = Place(tmp_path)
-    (tmp_path / "project.py").write_text(PROJECT)
-    try:
-        place.start()
-        place.wait_for("EngineStarted", "")
+    with running(tmp_path, PROJECT) as place:
         assert place.freshet("emit", "go", "--version", "1").returncode == 0
         place.wait_for("RunSucceeded", "", THREADS + 1)
         names = [*(f"a{number}" for number in range(THREADS)), "elsewhere"]
         grown = {name: int((tmp_path / f"data/{name}.txt").read_text()) for name in names}
         assert {name: mb for name, mb in grown.items() if mb >= LARGEST_MB} == {}
-        place.stop()
-    finally:
-        place.kill()
 
 
 LOOKED_THROUGH = """
@@ -186,22 +195,15 @@ more = [[] for _ in range(50_000)]
 @on_glibc
 def test_a_daemon_does_not_look_for_garbage_in_what_stays(tmp_path: Path) -> None:
     """Also after a reload, when what there is to stay is something else."""
-    place = Place(tmp_path)
     project = tmp_path / "project.py"
-    project.write_text(LOOKED_THROUGH)
     found = []
-    try:
-        place.start()
-        place.wait_for("EngineStarted", "")
+    with running(tmp_path, LOOKED_THROUGH) as place:
         for version, runs in (("1", 1), ("2", 3)):  # other code is a run as well
             assert place.freshet("emit", "go", "--version", version).returncode == 0
             place.wait_for("RunSucceeded", "", runs)
             found.append([int(word) for word in (tmp_path / "data/seen.txt").read_text().split()])
             project.write_text(LOOKED_THROUGH.replace('"1"', '"2"') + MORE)
             assert place.freshet("reload").returncode == 0
-        place.stop()
-    finally:
-        place.kill()
     (first, young), (second, _) = found
     assert first > 10_000
     assert second > first + 45_000
@@ -291,16 +293,9 @@ project = fr.Project([go, made])
 
 
 def test_a_daemon_drops_what_assets_leave_in_circles(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    (tmp_path / "project.py").write_text(LEAVES_A_CIRCLE)
-    try:
-        place.start()
-        place.wait_for("EngineStarted", "")
+    with running(tmp_path, LEAVES_A_CIRCLE) as place:
         assert place.freshet("emit", "go", "--version", "1").returncode == 0
         until = time.monotonic() + PATIENCE_S
         while not (tmp_path / "gone").exists():
             assert time.monotonic() < until
             time.sleep(0.01)
-        place.stop()
-    finally:
-        place.kill()
